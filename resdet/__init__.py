@@ -1,0 +1,16 @@
+"""resdet: Faster R-CNN on residual networks, as in "Deep Residual Learning for Image Recognition", on today's PyTorch."""
+
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> object:
+    """``resdet.Detector`` and friends, imported when asked for, so that ``import resdet`` costs nothing."""
+    if name == "Detector":
+        from resdet.api import Detector
+
+        return Detector
+    if name == "BACKBONES":
+        from resdet.backbones.registry import BACKBONES
+
+        return BACKBONES
+    raise AttributeError(f"module 'resdet' has no attribute {name!r}")

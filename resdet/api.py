@@ -1,0 +1,149 @@
+"""The detector as a function of images: ``resdet.Detector(config, checkpoint)(image)``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from resdet.backbones.weights import load_exactly
+from resdet.datasets.images import read_image
+from resdet.engine.config import load_config
+from resdet.engine.experiment import build_net
+from resdet.engine.runner import read_checkpoint
+from resdet.engine.tasks import DetectionTask
+from resdet.errors import InputError
+from resdet.evaluation.coco import coco_results
+from resdet.evaluation.report import write_json
+from resdet.structures import Detections
+from resdet.visualize import draw_detections
+
+Picture = str | Path | np.ndarray | Image.Image | Tensor
+"""A path; an (H, W, 3) uint8 RGB array; a PIL image; a (3, H, W) uint8 RGB tensor."""
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+
+
+class Detector:
+    """A trained detector. No data set and no runner is needed; class names come from the checkpoint.
+
+    Args:
+        config: the file it was trained with.
+        checkpoint: last.pth or best.pth.
+        device: ``"cpu"``, ``"cuda"``, ...; the GPU where there is one.
+        options: overrides of the config, as ``"model.score_threshold=0.5"``.
+
+    Raises:
+        InputError: config or checkpoint are not as needed, or do not fit each other.
+
+    Attributes:
+        classes: K names, index = label.
+    """
+
+    def __init__(
+        self,
+        config: str | Path,
+        checkpoint: str | Path,
+        *,
+        device: str | torch.device | None = None,
+        options: Sequence[str] = (),
+    ) -> None:
+        read = load_config(config, options)
+        if read.task != "detection":
+            raise InputError(f"config {config}", found=f"task = {read.task!r}", needed="a detection config")
+        loaded = read_checkpoint(checkpoint)
+        self.classes: tuple[str, ...] = tuple(loaded["meta"]["classes"])
+        net = build_net(read, num_classes=len(self.classes), load_init=False)
+        load_exactly(DetectionTask(net), loaded["state_dict"], source=checkpoint)
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.net = net.to(self.device, memory_format=torch.channels_last).eval()
+
+    def __call__(self, images: Picture | Sequence[Picture]) -> Detections | list[Detections]:
+        """Detect.
+
+        Args:
+            images: one picture, or a list of them, of any sizes.
+
+        Returns:
+            Detections of one picture, or a list of them; boxes in pixels of the picture, on the CPU.
+        """
+        single = not isinstance(images, (list, tuple))
+        tensors = [to_tensor(image) for image in ([images] if single else images)]
+        if not tensors:
+            return []
+        answers = [Detections(*(part.cpu() for part in answer)) for answer in self.net.predict(tensors)]
+        return answers[0] if single else answers
+
+
+def to_tensor(picture: Picture) -> Tensor:
+    """Any picture as a uint8 RGB (3, H, W) tensor.
+
+    Raises:
+        InputError: it is none, or its file does not decode.
+    """
+    if isinstance(picture, Tensor):
+        return picture  # checked by Preprocess
+    if isinstance(picture, Image.Image):
+        picture = np.array(ImageOps.exif_transpose(picture).convert("RGB"))
+    elif isinstance(picture, (str, Path)):
+        picture = read_image(str(picture))
+    if not isinstance(picture, np.ndarray) or picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
+        found = (
+            f"{picture.dtype} of shape {picture.shape}" if isinstance(picture, np.ndarray) else type(picture).__name__
+        )
+        raise InputError("image", found=found, needed="a path, a PIL image, or uint8 RGB (H, W, 3) / (3, H, W)")
+    return torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)))
+
+
+def infer_files(
+    config: str | Path,
+    checkpoint: str | Path,
+    images: Sequence[str | Path],
+    *,
+    out: str | Path,
+    score_threshold: float = 0.5,
+    device: str | None = None,
+    batch_size: int = 1,
+    options: Sequence[str] = (),
+) -> int:
+    """Annotated pictures of files and folders, and ``detections.json`` in COCO's form beside them.
+
+    Returns:
+        Number of images.
+
+    Raises:
+        InputError: no image is found, or one does not decode.
+    """
+    paths = [path for entry in images for path in _image_files(Path(entry))]
+    detector = Detector(
+        config, checkpoint, device=device, options=[*options, f"model.score_threshold={score_threshold}"]
+    )
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    category_ids = np.arange(1, len(detector.classes) + 1)
+    rows, listed = [], []
+    for start in range(0, len(paths), batch_size):
+        chunk = paths[start : start + batch_size]
+        tensors = [to_tensor(path) for path in chunk]
+        for number, (path, tensor, answer) in enumerate(zip(chunk, tensors, detector(tensors), strict=True), start + 1):
+            picture = draw_detections(tensor, answer.boxes, answer.labels, answer.scores, classes=detector.classes)
+            picture.save(out / f"{path.stem}.png")
+            rows += coco_results(answer, number, category_ids)
+            listed.append({"id": number, "file_name": str(path), "height": tensor.shape[1], "width": tensor.shape[2]})
+    categories = [{"id": int(i), "name": name} for i, name in zip(category_ids, detector.classes, strict=True)]
+    write_json(out / "detections.json", {"images": listed, "categories": categories, "annotations": rows})
+    return len(paths)
+
+
+def _image_files(entry: Path) -> list[Path]:
+    if entry.is_file():
+        return [entry]
+    found = sorted(p for p in entry.rglob("*") if p.suffix.lower() in SUFFIXES) if entry.is_dir() else []
+    if not found:
+        what = "a folder without images" if entry.is_dir() else "no such file or folder"
+        raise InputError(entry, found=what, needed=f"an image ({', '.join(SUFFIXES)}) or a folder of them")
+    return found

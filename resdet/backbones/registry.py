@@ -1,0 +1,218 @@
+"""Backbones by name: ours (Table 1), one's own, and the residual nets of timm and torchvision.
+
+Names: ``resnet18`` .. ``resnet152`` stride on the 3x3 convolution ("v1.5"); ``resnet50-1x1``, ``resnet101-1x1`` and
+``resnet152-1x1`` on the first 1x1, as the paper's own ("Caffe style") nets do. ``timm/<model>`` and
+``torchvision/<model>`` are those libraries' nets::
+
+    net = BACKBONES.build("resnet50", num_classes=20)
+    BACKBONES["resnet50"].channels  # (256, 512, 1024, 2048)
+
+    @BACKBONES.register("mine", channels=(64, 128, 256, 512))
+    def mine(num_classes: int) -> nn.Module: ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import nn
+
+from resdet.backbones.blocks import BasicBlock
+from resdet.backbones.resnet import (
+    STRIDES,
+    ResNet,
+    resnet18,
+    resnet34,
+    resnet50,
+    resnet101,
+    resnet152,
+    zero_init_residual,
+)
+from resdet.backbones.trunk import check_residual, stage_channels, stage_strides
+from resdet.errors import InputError, nearest
+
+Builder = Callable[[int], nn.Module]
+"""``builder(num_classes)`` -> a net of the shape that :class:`resdet.backbones.trunk.Trunk` takes."""
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """What is declared about a backbone; ``None`` where nobody declared it."""
+
+    builder: Builder
+    channels: tuple[int, ...]
+    """Of C2 .. C5."""
+    strides: tuple[int, ...] = STRIDES
+    """Of C2 .. C5, in input pixels."""
+    parameters: int | None = None
+    """With 1000 classes."""
+    multiply_adds: int | None = None
+    """Of one 224x224 image with 1000 classes: convolutions and the linear layer."""
+    paper_row: str | None = None
+    """Column of Table 1."""
+    weights: tuple[str, ...] = ()
+    """Library nets of the same function, whose weights load exactly."""
+
+
+class Backbones(Mapping[str, Backbone]):
+    """A mapping from names to :class:`Backbone`; iteration gives the registered names, not the libraries'."""
+
+    def __init__(self) -> None:
+        self._entries: dict[str, Backbone] = {}
+
+    def names(self) -> list[str]:
+        """The registered names, in the order of registration."""
+        return list(self._entries)
+
+    def __getitem__(self, name: str) -> Backbone:
+        """The entry of a name.
+
+        Raises:
+            InputError: nobody knows the name, or the library's net is not of the ResNet shape.
+        """
+        library, _, model = name.partition("/")
+        if library in LIBRARIES and model:
+            return _library_entry(library, model)
+        if name not in self._entries:
+            needed = nearest(name, self._entries) + "; or timm/<model>, torchvision/<model>"
+            raise InputError("backbone name", found=repr(name), needed=needed)
+        return self._entries[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def build(self, name: str, *, num_classes: int = 1000, zero_last_bn: bool = False) -> nn.Module:
+        """A classification net with random weights.
+
+        Args:
+            name: of the registry, or of a library.
+            num_classes: K, the length of the logits.
+            zero_last_bn: start every block as the identity (:func:`resdet.backbones.resnet.zero_init_residual`).
+
+        Raises:
+            InputError: unknown name, or not a residual net.
+        """
+        net = self[name].builder(num_classes)
+        if zero_last_bn:
+            zero_init_residual(net)
+        return net
+
+    def register(
+        self,
+        name: str,
+        builder: Builder | None = None,
+        *,
+        channels: tuple[int, ...],
+        strides: tuple[int, ...] = STRIDES,
+        parameters: int | None = None,
+        multiply_adds: int | None = None,
+    ) -> Callable[[Builder], Builder] | Builder:
+        """Add a backbone, by a call with ``builder`` or as a decorator of it.
+
+        Args:
+            name: free, without a slash.
+            builder: ``builder(num_classes)``.
+            channels: of C2 .. C5.
+            strides: of C2 .. C5.
+            parameters: with 1000 classes, if known.
+            multiply_adds: at 224x224, if known.
+
+        Raises:
+            InputError: the name is taken or has a slash.
+        """
+        if builder is None:
+            return lambda function: self.register(
+                name, function, channels=channels, strides=strides, parameters=parameters, multiply_adds=multiply_adds
+            )
+        self._add(name, Backbone(builder, channels, strides, parameters, multiply_adds))
+        return builder
+
+    def _add(self, name: str, entry: Backbone) -> None:
+        if name in self._entries or "/" in name:
+            needed = "a name not taken yet" if name in self._entries else "a name without a slash"
+            raise InputError("BACKBONES.register", found=repr(name), needed=needed)
+        self._entries[name] = entry
+
+
+def _build_timm(model: str, num_classes: int) -> nn.Module:
+    import timm  # seconds of import, wanted by few commands
+
+    return timm.create_model(model, num_classes=num_classes)
+
+
+def _build_torchvision(model: str, num_classes: int) -> nn.Module:
+    from torchvision.models import get_model
+
+    return get_model(model, num_classes=num_classes)
+
+
+def _timm_models() -> list[str]:
+    import timm
+
+    return timm.list_models()
+
+
+def _torchvision_models() -> list[str]:
+    import torchvision.models
+
+    return torchvision.models.list_models(module=torchvision.models)
+
+
+LIBRARIES = {
+    "timm": (_build_timm, _timm_models, "resnet50, resnet50d, resnext50_32x4d, seresnet50, wide_resnet50_2"),
+    "torchvision": (_build_torchvision, _torchvision_models, "resnet50, resnext50_32x4d, wide_resnet50_2"),
+}
+
+
+def _library_entry(library: str, model: str) -> Backbone:
+    build, models, examples = LIBRARIES[library]
+    known = models()
+    if model.partition(".")[0] not in known:  # timm's names may end in a tag of the weights: resnet50.a1_in1k
+        raise InputError(
+            f"backbone name '{library}/{model}'", found=f"no such model in {library}", needed=nearest(model, known)
+        )
+    where = f"backbone '{library}/{model}' (of {library}, {examples} work, among others)"
+    with torch.device("meta"):  # facts without weights
+        net = build(model, 1000)
+    check_residual(net, where=where)
+    parameters = sum(p.numel() for p in net.parameters())
+    return Backbone(partial(build, model), stage_channels(net), stage_strides(net), parameters)
+
+
+BACKBONES = Backbones()
+
+# Parameters as the paper's nets have them with BN's scale and shift; multiply-adds counted by torch's FlopCounterMode.
+for _name, _builder, _expansion, _parameters, _multiply_adds in (
+    ("resnet18", resnet18, 1, 11_689_512, 1_814_073_344),
+    ("resnet34", resnet34, 1, 21_797_672, 3_663_761_408),
+    ("resnet50", resnet50, 4, 25_557_032, 4_089_184_256),
+    ("resnet101", resnet101, 4, 44_549_160, 7_801_405_440),
+    ("resnet152", resnet152, 4, 60_192_808, 11_513_626_624),
+    ("resnet50-1x1", partial(resnet50, stride_on="1x1"), 4, 25_557_032, 3_857_973_248),
+    ("resnet101-1x1", partial(resnet101, stride_on="1x1"), 4, 44_549_160, 7_570_194_432),
+    ("resnet152-1x1", partial(resnet152, stride_on="1x1"), 4, 60_192_808, 11_282_415_616),
+):
+    _entry = Backbone(
+        _builder,
+        channels=tuple(width * _expansion for width in (64, 128, 256, 512)),
+        parameters=_parameters,
+        multiply_adds=_multiply_adds,
+        paper_row=f"{_name.removeprefix('resnet').removesuffix('-1x1')}-layer",
+        weights=() if _name.endswith("1x1") else (f"torchvision/{_name}", f"timm/{_name}"),
+    )
+    BACKBONES._add(_name, _entry)
+
+
+@BACKBONES.register("resnet18-half", channels=(32, 64, 128, 256), parameters=3_055_880)
+def _resnet18_half(num_classes: int) -> nn.Module:
+    """ResNet-18 at half the width, a quarter of the work: for demos and CPUs. Not in the paper."""
+    return ResNet(BasicBlock, (2, 2, 2, 2), widths=(32, 64, 128, 256), num_classes=num_classes)

@@ -1,0 +1,130 @@
+"""A classification net as the feature extractor of a detector: C2 .. C5, the C4 split, frozen stages.
+
+Appendix A shares conv1 .. conv4_x between RPN and detector and gives conv5_x to each region; FPN takes C2 .. C5.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from resdet.backbones.frozen import freeze_batchnorm
+from resdet.backbones.resnet import STRIDES
+from resdet.errors import InputError
+
+STAGES = ("layer1", "layer2", "layer3", "layer4")
+
+
+class Trunk(nn.Module):
+    """The convolutional part of a residual net, returning one map per stage.
+
+    Takes ours, torchvision's ResNet family and timm's (deep stems and attention included): any net with ``conv1``,
+    ``bn1``, ``relu`` or ``act1``, ``maxpool`` and ``layer1`` .. ``layer4``. Modules are shared with ``net``, and
+    parameters keep their names.
+
+    Args:
+        net: the classification net.
+        last: 2..5, the last map wanted, as in "C4"; later stages are left out.
+
+    Attributes:
+        channels: of C2 .. C_last.
+        strides: of C2 .. C_last, in input pixels.
+
+    Raises:
+        InputError: the net has another shape, or its maps are not what it declares.
+    """
+
+    def __init__(self, net: nn.Module, *, last: int = 5) -> None:
+        super().__init__()
+        if last not in range(2, 6):
+            raise InputError("Trunk(last=...)", found=last, needed="2, 3, 4 or 5: the number of conv2_x .. conv5_x")
+        check_residual(net, where=f"Trunk({type(net).__name__})")
+        self.conv1, self.bn1, self.maxpool = net.conv1, net.bn1, net.maxpool
+        self.relu = net.relu if hasattr(net, "relu") else net.act1
+        self.stages = STAGES[: last - 1]
+        for name in self.stages:
+            self.add_module(name, getattr(net, name))
+        self.channels = stage_channels(net)[: last - 1]
+        self.strides = stage_strides(net)[: last - 1]
+        self._check_declared(type(net).__name__)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """(N, 3, H, W) -> C2 .. C_last; map i is (N, channels[i], ceil(H / strides[i]), ceil(W / strides[i]))."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        maps = []
+        for name in self.stages:
+            x = getattr(self, name)(x)
+            maps.append(x)
+        return maps
+
+    def _check_declared(self, net: str) -> None:
+        """Compare the declared channels and strides with one pass on the meta device (shapes only, no arithmetic)."""
+        side = 64
+        meta = {n: torch.empty_like(t, device="meta") for n, t in (*self.named_parameters(), *self.named_buffers())}
+        maps = functional_call(
+            self, meta, (torch.empty(2, 3, side, side, device="meta"),)
+        )  # BN in train mode wants two
+        found = [tuple(m.shape[1:]) for m in maps]
+        needed = [(c, side // s, side // s) for c, s in zip(self.channels, self.strides, strict=True)]
+        if found != needed:
+            raise InputError(f"{net}: maps (channels, H, W) of a {side}x{side} image", found=found, needed=needed)
+
+
+def check_residual(net: nn.Module, *, where: str) -> None:
+    """Refuse a net that is not of the ResNet shape.
+
+    Raises:
+        InputError: names the attributes that ``net`` lacks.
+    """
+    lacks = [name for name in ("conv1", "bn1", "maxpool", *STAGES) if not hasattr(net, name)]
+    lacks += [] if hasattr(net, "relu") or hasattr(net, "act1") else ["relu or act1"]
+    if lacks:
+        needed = "a residual net with conv1, bn1, relu or act1, maxpool, layer1 .. layer4"
+        raise InputError(where, found=f"{type(net).__name__} without {', '.join(lacks)}", needed=needed)
+
+
+def stage_channels(net: nn.Module) -> tuple[int, ...]:
+    """Channels of C2 .. C5: declared (``channels``, timm's ``feature_info``) or those of each stage's last BN."""
+    if hasattr(net, "channels"):
+        return tuple(net.channels)
+    if hasattr(net, "feature_info"):
+        return tuple(info["num_chs"] for info in net.feature_info[-4:])
+    last_blocks = [getattr(net, name)[-1] for name in STAGES]
+    return tuple((b.bn3 if hasattr(b, "bn3") else b.bn2).weight.numel() for b in last_blocks)
+
+
+def stage_strides(net: nn.Module) -> tuple[int, ...]:
+    """Strides of C2 .. C5: declared (``strides``, timm's ``feature_info``) or the usual 4, 8, 16, 32."""
+    if hasattr(net, "strides"):
+        return tuple(net.strides)
+    if hasattr(net, "feature_info"):
+        return tuple(info["reduction"] for info in net.feature_info[-4:])
+    return STRIDES
+
+
+def conv5_head(net: nn.Module) -> nn.Module:
+    """conv5_x, which the C4 detector runs on each pooled region (appendix A); gives ``stage_channels(net)[-1]``."""
+    check_residual(net, where=f"conv5_head({type(net).__name__})")
+    return net.layer4
+
+
+def freeze_stages(trunk: Trunk, count: int) -> Trunk:
+    """Stop the first stages from learning; their BN becomes :class:`FrozenBatchNorm`, or it would go on adapting.
+
+    Args:
+        trunk: changed in place.
+        count: 0 none, 1 the stem, 2 stem and conv2_x, up to the trunk's last stage (detectron2's ``FREEZE_AT``).
+
+    Returns:
+        The trunk.
+
+    Raises:
+        InputError: the trunk has fewer stages.
+    """
+    if count not in range(len(trunk.stages) + 2):
+        raise InputError("freeze_stages(count=...)", found=count, needed=f"0..{len(trunk.stages) + 1} for this trunk")
+    groups = [("conv1", "bn1", "maxpool"), *((name,) for name in trunk.stages)]
+    for name in (name for group in groups[:count] for name in group):
+        setattr(trunk, name, freeze_batchnorm(getattr(trunk, name)).requires_grad_(False))
+    return trunk

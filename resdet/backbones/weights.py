@@ -1,0 +1,294 @@
+"""Weights in files: read without unpickling objects, load exactly, publish whole.
+
+Published files are safetensors whose header holds one JSON object of facts (``backbone``, ``classes``, ``config``,
+``metrics``, ``versions`` ...). Checkpoints of torchvision, timm and others are read as plain tensors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from resdet.backbones.registry import BACKBONES, LIBRARIES
+from resdet.errors import InputError
+
+ENVELOPES = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state")
+"""Keys under which training scripts keep the weights, the best first."""
+PREFIXES = ("module.", "_orig_mod.", "backbone.", "net.", "model.")
+"""Of DDP, of torch.compile and of nets inside nets: dropped when every key has them."""
+HEADER_KEY = "resdet"
+SHOWN = 3  # keys named of each list in an error
+
+
+class LoadReport(NamedTuple):
+    """What became of the keys of a file."""
+
+    source: str
+    loaded: int
+    """Number of keys whose values were copied."""
+    missing: tuple[str, ...]
+    """In the module, not in the file."""
+    unexpected: tuple[str, ...]
+    """In the file, not in the module."""
+    misshaped: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
+    """(key, shape in the file, shape in the module)."""
+
+    def __str__(self) -> str:
+        lists = [("missing", self.missing), ("unexpected", self.unexpected)]
+        lists.append(("mis-shaped", [f"{key} {list(a)} for {list(b)}" for key, a, b in self.misshaped]))
+        parts = [f"{len(keys)} {name} ({_shorten(keys)})" for name, keys in lists if keys]
+        return "; ".join([f"{self.loaded} keys fit", *parts])
+
+
+def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and facts of a ``.safetensors``, ``.pth`` or ``.pt`` file.
+
+    Training checkpoints are opened (:data:`ENVELOPES`) and prefixes that every key shares are dropped
+    (:data:`PREFIXES`).
+
+    Args:
+        path: of the file.
+
+    Returns:
+        The state dict, on the CPU, and what :func:`publish` was told (empty for files from elsewhere).
+
+    Raises:
+        InputError: no such file; damaged; holds objects other than tensors and numbers, which only unpickling could
+            read (it would run code of the file's author); holds no state dict.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(path, found="no such file", needed="weights: .safetensors, .pth or .pt")
+    try:
+        if path.suffix == ".safetensors":
+            with safetensors.safe_open(path, framework="pt") as file:
+                state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it is no mapping)
+                metadata = json.loads((file.metadata() or {}).get(HEADER_KEY, "{}"))
+        else:
+            state, metadata = torch.load(path, map_location="cpu", weights_only=True), {}
+    except pickle.UnpicklingError as error:
+        needed = "a file of tensors alone: save the model's state_dict(), or use a published .safetensors file"
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(
+            path, found=f"objects that only unpickling could read, or no weights ({reason})", needed=needed
+        ) from error
+    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(
+            path, found=f"damaged or not a weights file ({reason})", needed="a whole weights file"
+        ) from error
+    return _strip_prefixes(_open_envelope(state, path)), metadata
+
+
+def load_exactly(
+    module: nn.Module,
+    state: Mapping[str, Tensor],
+    *,
+    source: object,
+    allowed_missing: Sequence[str] = (),
+    allowed_unexpected: Sequence[str] = (),
+) -> LoadReport:
+    """Copy a state dict into a module, or refuse and copy nothing.
+
+    BN's ``num_batches_tracked`` counters may be absent on either side. A mis-shaped key counts as both unexpected and
+    missing, so it is passed over when both are allowed.
+
+    Args:
+        module: receives the values.
+        state: keys and tensors.
+        source: the file, for messages.
+        allowed_missing: patterns (``fc.*``) of module keys that may keep their values.
+        allowed_unexpected: patterns of file keys that may be ignored.
+
+    Returns:
+        What was loaded, and every key that was not.
+
+    Raises:
+        InputError: a key is missing, unexpected or mis-shaped, and not allowed to be.
+    """
+    own = module.state_dict()
+    needed = {key for key in own if not key.endswith("num_batches_tracked")}
+    given = {key for key in state if not key.endswith("num_batches_tracked")}
+    misshaped = sorted(key for key in needed & given if own[key].shape != state[key].shape)
+    report = LoadReport(
+        source=str(source),
+        loaded=len(needed & given) - len(misshaped),
+        missing=tuple(sorted(needed - given)),
+        unexpected=tuple(sorted(given - needed)),
+        misshaped=tuple((key, tuple(state[key].shape), tuple(own[key].shape)) for key in misshaped),
+    )
+    bad_missing = [key for key in (*report.missing, *misshaped) if not _matches(key, allowed_missing)]
+    bad_unexpected = [key for key in (*report.unexpected, *misshaped) if not _matches(key, allowed_unexpected)]
+    if bad_missing or bad_unexpected:
+        bad = {*bad_missing, *bad_unexpected}
+        wrong = report._replace(
+            missing=tuple(key for key in report.missing if key in bad),
+            unexpected=tuple(key for key in report.unexpected if key in bad),
+            misshaped=tuple(row for row in report.misshaped if row[0] in bad),
+        )
+        needed = f"exactly the {len(needed)} keys of {type(module).__name__}"
+        raise InputError(source, found=str(wrong) + _class_count_hint(wrong), needed=needed)
+    module.load_state_dict({k: v for k, v in state.items() if k in own and k not in misshaped}, strict=False)
+    return report
+
+
+def init_backbone(
+    name: str,
+    init: str | Path | None = None,
+    *,
+    num_classes: int | None = None,
+    new_classifier: bool = False,
+) -> nn.Module:
+    """Build a backbone of the registry and fill it.
+
+    Args:
+        name: of :data:`BACKBONES`, ``timm/<model>`` or ``torchvision/<model>``.
+        init: ``None`` for random weights; a file, published or of torchvision or timm; or ``"pretrained"`` for the
+            library's own download (library names only).
+        num_classes: K of the classifier. ``None``: features are wanted, not logits; ``fc`` becomes the identity, and
+            that of the file is ignored.
+        new_classifier: leave ``fc`` random whatever ``init`` holds, for other classes than the file's.
+
+    Returns:
+        The net, in train mode.
+
+    Raises:
+        InputError: unknown name; the file is of another architecture or class count; the download failed.
+    """
+    net = BACKBONES.build(name, num_classes=1000 if num_classes is None else num_classes)
+    if init is not None:
+        state = _download(name) if init == "pretrained" else _read_for(name, Path(init))
+        free = ("fc.*",) if num_classes is None or new_classifier else ()
+        load_exactly(net, state, source=init, allowed_missing=free, allowed_unexpected=free)
+    if num_classes is None:
+        net.fc = nn.Identity()
+    return net
+
+
+def publish(path: str | Path, state: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> Path:
+    """Write weights and facts as safetensors, whole or not at all: a full disk leaves the old file.
+
+    Args:
+        path: ends in ``.safetensors``.
+        state: written contiguous, from any device.
+        metadata: anything JSON can hold; ``backbone`` is checked by :func:`init_backbone`.
+
+    Returns:
+        The path.
+
+    Raises:
+        InputError: another suffix, or the disk refuses.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise InputError(path, found=f"suffix {path.suffix!r}", needed="a name that ends in .safetensors")
+    tensors = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in state.items()}
+    content = safetensors.torch.save(tensors, {"format": "pt", HEADER_KEY: json.dumps(dict(metadata))})
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        needed = f"a writable folder with {len(content) / 2**20:.0f} MiB free; an older file of that name is untouched"
+        raise InputError(path, found=error.strerror or str(error), needed=needed) from error
+    return path
+
+
+def file_hash(path: str | Path) -> str:
+    """The first 8 hexadecimal digits of a file's SHA-256, as in names of published weights."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()[:8]
+
+
+def _open_envelope(content: object, path: Path) -> dict[str, Tensor]:
+    for _ in range(2):  # some keep the model inside the state
+        inner = [
+            content[key] for key in ENVELOPES if isinstance(content, Mapping) and isinstance(content.get(key), Mapping)
+        ]
+        content = inner[0] if inner else content
+    if isinstance(content, Mapping) and content and all(isinstance(value, Tensor) for value in content.values()):
+        return dict(content)
+    found = f"keys {_shorten(list(map(str, content)))}" if isinstance(content, Mapping) else type(content).__name__
+    needed = f"a state dict, bare or under one of {', '.join(ENVELOPES)}"
+    raise InputError(path, found=found, needed=needed)
+
+
+def _strip_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    for prefix in PREFIXES * 2:  # twice: "model.module." comes in either order
+        if all(key.startswith(prefix) for key in state):
+            state = {key.removeprefix(prefix): value for key, value in state.items()}
+    return state
+
+
+def _read_for(name: str, path: Path) -> dict[str, Tensor]:
+    state, metadata = read_weights(path)
+    published = metadata.get("backbone", name)
+    if _architecture(published) != _architecture(name):
+        raise InputError(path, found=f"weights of backbone {published!r}", needed=f"weights of backbone {name!r}")
+    return state
+
+
+def _architecture(name: str) -> str:
+    """The name without its library and its tag of weights: ``timm/resnet50.a1_in1k`` is a ``resnet50``."""
+    return name.rpartition("/")[2].partition(".")[0]
+
+
+def _download(name: str) -> dict[str, Tensor]:
+    library, _, model = name.partition("/")
+    if library not in LIBRARIES or not model:
+        known = BACKBONES[name].weights
+        needed = "a file" + (f"; or the names {', '.join(known)}, which have downloads" if known else "")
+        raise InputError(f"backbone {name!r}, init='pretrained'", found="no published download", needed=needed)
+    try:
+        if library == "timm":
+            import timm
+
+            return timm.create_model(model, pretrained=True).state_dict()
+        from torchvision.models import get_model
+
+        return get_model(model, weights="DEFAULT").state_dict()
+    except Exception as error:  # the libraries raise their own, of urllib, httpx, huggingface_hub ...
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        needed = "network access (the library keeps the download), or the path of a weights file as init"
+        raise InputError(f"backbone {name!r}, init='pretrained'", found=reason, needed=needed) from error
+
+
+def _matches(key: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch(key, pattern) for pattern in patterns)
+
+
+def _shorten(keys: Sequence[str]) -> str:
+    return ", ".join(keys[:SHOWN]) + (f", and {len(keys) - SHOWN} more" if len(keys) > SHOWN else "")
+
+
+def _class_count_hint(report: LoadReport) -> str:
+    """The usual cause, when nothing but the first dimension of some layers differs."""
+    pairs = {(a[0], b[0]) for _, a, b in report.misshaped if a[1:] == b[1:]}
+    if report.missing or report.unexpected or not pairs or any(a[1:] != b[1:] for _, a, b in report.misshaped):
+        return ""
+    for a, b in sorted(pairs):
+        if pairs == {(a, b), (4 * (a - 1), 4 * (b - 1))}:  # a detector: K + 1 scores and 4 K deltas
+            return f"; class count {a - 1} vs {b - 1}"
+    if len(pairs) == 1:
+        a, b = pairs.pop()
+        return f"; class count {a} vs {b} (a detector's scores count the background too)"
+    return ""

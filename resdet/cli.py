@@ -1,0 +1,193 @@
+"""The command line of the tools: arguments, and a user's mistake told in one message.
+
+Nothing heavy is imported before the arguments are read, so that ``-h`` and a typo are answered at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+
+def run(main: Callable[[], None]) -> None:
+    """Call a tool; print the message of a user's mistake without a traceback and exit with 1."""
+    from resdet.errors import InputError
+
+    try:
+        _check_environment()
+        main()
+    except InputError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("\nstopped; a training run goes on with --resume")
+
+
+def add_common(parser: argparse.ArgumentParser) -> None:
+    """Flags that every tool with a config takes."""
+    parser.add_argument(
+        "--work-dir", metavar="DIR", help="folder of what is written (default: work_dirs/<config name>)"
+    )
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override the config, as in optimizer.lr=0.01 loader.batch_size=4 model.init=weights.safetensors",
+    )
+    parser.add_argument(
+        "--launcher",
+        choices=("none", "pytorch", "slurm", "mpi"),
+        default="none",
+        help="who started the processes: torchrun (pytorch), srun (slurm) or mpirun (mpi); default none",
+    )
+
+
+def train(task: str, description: str, arguments: Sequence[str] | None = None) -> None:
+    """``tools/train_det.py`` and ``tools/train_cls.py``."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("config", help="a file of configs/")
+    add_common(parser)
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="auto",
+        metavar="CHECKPOINT",
+        help="go on from a checkpoint; without a file from last.pth of the work dir, if there is one",
+    )
+    parser.add_argument("--amp", action="store_true", help="mixed precision: bfloat16 (run.amp=fp16 for float16)")
+    parser.add_argument(
+        "--auto-scale-lr", action="store_true", help="scale optimizer.lr by loader.batch_size / optimizer.batch_size"
+    )
+    args = parser.parse_args(arguments)
+
+    def main() -> None:
+        from resdet.engine.config import load_config
+        from resdet.engine.train import train as run_training
+        from resdet.errors import InputError
+
+        options = [*args.cfg_options, *(["run.amp=bf16"] if args.amp and not _names_amp(args.cfg_options) else [])]
+        config = load_config(args.config, options)
+        if config.task != task:
+            tool = {"detection": "tools/train_det.py", "classification": "tools/train_cls.py"}[config.task]
+            raise InputError(f"config {args.config}", found=f"task = {config.task!r}", needed=f"{task!r}, or {tool}")
+        run_training(
+            config,
+            work_dir=_work_dir(args),
+            launcher=args.launcher,
+            resume=args.resume,
+            auto_scale_lr=args.auto_scale_lr,
+        )
+
+    run(main)
+
+
+def evaluate(arguments: Sequence[str] | None = None) -> None:
+    """``tools/eval.py``."""
+    parser = argparse.ArgumentParser(
+        description="mAP@[.5,.95] and the other COCO figures, VOC AP, or top-1 and top-5 error, by the config's metric."
+    )
+    parser.add_argument("config", help="a file of configs/")
+    parser.add_argument("checkpoint", nargs="?", help="last.pth or best.pth of a run")
+    parser.add_argument("--detections", metavar="FILE", help="score a COCO results file instead of a net")
+    parser.add_argument("--out", metavar="FILE", help="write figures, classes and provenance as JSON")
+    parser.add_argument("--save-detections", metavar="FILE", help="write the detections as a COCO results file")
+    parser.add_argument("--amp", action="store_true", help="mixed precision: bfloat16")
+    add_common(parser)
+    args = parser.parse_args(arguments)
+    if (args.checkpoint is None) == (args.detections is None):
+        parser.error("give a CHECKPOINT, or --detections FILE")
+
+    def main() -> None:
+        from resdet.engine import distributed
+        from resdet.engine.config import load_config, read_settings
+        from resdet.engine.evaluate import evaluate as run_evaluation
+        from resdet.engine.evaluate import evaluate_detections, load_experiment
+        from resdet.evaluation.report import format_table, provenance, write_json
+
+        config = load_config(args.config, [*args.cfg_options, *(["run.amp=bf16"] if args.amp else [])])
+        distributed.start(args.launcher)
+        if args.detections:
+            figures, metric = evaluate_detections(config, args.detections)
+        else:
+            experiment = load_experiment(config, args.checkpoint)
+            figures, metric = run_evaluation(experiment), experiment.metric
+        if distributed.rank():
+            return
+        print(format_table(metric.report) if config.task == "detection" else format_table(figures))
+        if config.task == "detection" and config.metric != "coco":
+            print(f"\nby COCO's protocol: mAP@[.5,.95] {figures['coco/AP']:.3f}  mAP@.5 {figures['coco/AP50']:.3f}")
+        if args.save_detections:
+            write_json(args.save_detections, metric.rows)
+        out = args.out or (Path(args.work_dir) / "eval.json" if args.work_dir else None)
+        if out:
+            seed = read_settings(config, "run").seed
+            record = provenance(args.config, args.checkpoint, seed=seed, config_text=config.pretty_text)
+            per_class = getattr(metric.report, "per_class", ()) if config.task == "detection" else ()
+            write_json(out, {"figures": figures, "per_class": per_class, **record})
+
+    run(main)
+
+
+def infer(arguments: Sequence[str] | None = None) -> None:
+    """``tools/infer.py``."""
+    parser = argparse.ArgumentParser(description="Detect objects: annotated pictures and a COCO-format JSON.")
+    parser.add_argument("config", help="a file of configs/")
+    parser.add_argument("checkpoint", help="last.pth or best.pth of a run")
+    parser.add_argument("images", nargs="+", help="image files or folders")
+    parser.add_argument(
+        "--out", default="detections", metavar="DIR", help="folder of the results (default: detections)"
+    )
+    parser.add_argument(
+        "--score-threshold", type=float, default=0.5, metavar="P", help="least score of a detection (default: 0.5)"
+    )
+    parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
+    parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="images at a time (default: 1)")
+    parser.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="override the config")
+    args = parser.parse_args(arguments)
+
+    def main() -> None:
+        from resdet.api import infer_files
+
+        written = infer_files(
+            args.config,
+            args.checkpoint,
+            args.images,
+            out=args.out,
+            score_threshold=args.score_threshold,
+            device=args.device,
+            batch_size=args.batch_size,
+            options=args.cfg_options,
+        )
+        print(f"{written} images -> {args.out}/ (pictures and detections.json)")
+
+    run(main)
+
+
+def _work_dir(args: argparse.Namespace) -> Path:
+    return Path(args.work_dir or Path("work_dirs") / Path(args.config).stem)
+
+
+def _names_amp(options: Sequence[str]) -> bool:
+    return any(option.startswith("run.amp=") for option in options)
+
+
+def _check_environment() -> None:
+    """A torch and a torchvision that do not fit together fail at import; say what to install."""
+    from resdet.errors import InputError
+
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+    try:
+        import torch
+        import torchvision.ops
+
+        torchvision.ops.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
+    except (ImportError, RuntimeError, AttributeError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(
+            "the installed torch and torchvision",
+            found=reason,
+            needed="a pair that fits: pip install --upgrade --force-reinstall torch torchvision",
+        ) from error

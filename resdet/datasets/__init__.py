@@ -1,0 +1,1 @@
+"""Data sets: readers that put annotations into arrays, image decoding, augmentation, and batches for the loaders."""

@@ -1,0 +1,197 @@
+"""A detection data set as arrays, and the one place where its boxes are checked.
+
+Python objects are reference-counted, so a loader process that only *reads* a list of them copies its pages. Arrays are
+not: here a set of any size costs the worker processes nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from resdet.datasets.images import image_size_hw
+from resdet.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+ROUNDING = 0.1
+"""Pixels by which a box may leave its image without a word: COCO writes two decimals, and sums of them overshoot."""
+
+
+class FileNames(Sequence[str]):
+    """n strings in one byte array and its offsets, so that worker processes share their pages.
+
+    Args:
+        names: the strings, copied.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        encoded = [os.fsencode(name) for name in names]
+        self._bytes = np.frombuffer(b"".join(encoded), dtype=np.uint8)
+        self._offsets = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
+    def __getitem__(self, index: int) -> str:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return os.fsdecode(self._bytes[self._offsets[index] : self._offsets[index + 1]].tobytes())
+
+
+@dataclass(frozen=True, eq=False)
+class Annotations:
+    """A whole detection set: n images, B boxes, K classes. Every reader returns one."""
+
+    source: str
+    """Annotation file or folder, for messages."""
+    image_root: str
+    classes: tuple[str, ...]
+    """K names; index = label."""
+    category_ids: np.ndarray
+    """(K,) int64: the ids of the file (COCO) or 1..K."""
+    image_ids: np.ndarray
+    """(n,) int64, unique."""
+    files: FileNames
+    """n names below ``image_root``."""
+    hw: np.ndarray
+    """(n, 2) int32; (0, 0) where not known."""
+    first: np.ndarray
+    """(n + 1,) int64: the boxes of image i are rows ``first[i]:first[i + 1]``."""
+    boxes: np.ndarray
+    """(B, 4) float32 xyxy, frame: original."""
+    labels: np.ndarray
+    """(B,) int64 in [0, K)."""
+    ignore: np.ndarray
+    """(B,) bool: crowd (COCO) or difficult (VOC)."""
+    areas: np.ndarray
+    """(B,) float32: the file's ``area`` (COCO: of the mask), else of the box."""
+    box_ids: np.ndarray
+    """(B,) int64 annotation ids (COCO), else 1..B."""
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def rows(self, index: int) -> slice:
+        """The rows of ``boxes``, ``labels``, … that belong to image ``index``."""
+        return slice(int(self.first[index]), int(self.first[index + 1]))
+
+    def path(self, index: int) -> str:
+        """Where the image file of ``index`` lies."""
+        return os.path.join(self.image_root, self.files[index])
+
+
+def check_boxes(
+    boxes: np.ndarray, hw: np.ndarray, describe: Callable[[int], str], *, source: str, strict: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Clip boxes to their images and drop those of which nothing remains, with one logged warning for the file.
+
+    A box is at fault when a value is NaN or infinite, when it has no width or height as written (a negative one
+    included), or when it lies more than :data:`ROUNDING` pixels outside its image (negative corners included).
+
+    Args:
+        boxes: (B, 4) xyxy as written in the file, continuous.
+        hw: (B, 2) size of each box's image; (0, 0) where not known, which leaves right and bottom unchecked.
+        describe: row → the image file, annotation id and written values, for the message; called for the first three.
+        source: the annotation file, for the message.
+        strict: refuse instead.
+
+    Returns:
+        boxes: (B', 4) float32, ``0 <= x1 < x2 <= W``.
+        kept: (B,) bool, which rows they are.
+
+    Raises:
+        InputError: ``strict`` and a box is at fault.
+    """
+    boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
+    limits = np.where(hw > 0, hw, np.inf).reshape(-1, 2)[:, [1, 0, 1, 0]]
+    finite = np.isfinite(boxes).all(1)
+    with np.errstate(invalid="ignore"):
+        sided = finite & (boxes[:, 2:] > boxes[:, :2]).all(1)
+        outside = sided & ((boxes < -ROUNDING) | (boxes > limits + ROUNDING)).any(1)
+        clipped = np.clip(boxes, 0, limits).astype(np.float32)
+        kept = sided & (clipped[:, 2:] > clipped[:, :2]).all(1)
+    counts = {
+        "NaN or infinite (dropped)": int((~finite).sum()),
+        "without width or height (dropped)": int((finite & ~sided).sum()),
+        "partly outside the image (clipped)": int((outside & kept).sum()),
+        "wholly outside the image (dropped)": int((sided & ~kept).sum()),
+    }
+    if any(counts.values()):
+        first = np.flatnonzero(~kept | outside)[:3]
+        found = f"{sum(counts.values())} of {len(boxes)} boxes at fault: "
+        found += ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
+        found += "; first: " + "; ".join(describe(int(row)) for row in first)
+        if strict:
+            raise InputError(source, found=found, needed="boxes with finite values, positive sides, inside their image")
+        logger.warning("%s: %s", source, found)
+    return clipped[kept], kept
+
+
+def check_images(image_root: str, files: Sequence[str], *, source: str) -> None:
+    """Raise unless every file is there, by one listing of each folder.
+
+    Raises:
+        InputError: ``image_root`` or a file is missing; counts them and names the first three.
+    """
+    if not os.path.isdir(image_root):
+        raise InputError(
+            f"image folder {image_root}", found="no such folder", needed=f"the folder with the images of {source}"
+        )
+    listings: dict[str, set[str]] = {}
+    missing = []
+    for name in files:
+        folder, base = os.path.split(name)
+        if folder not in listings:
+            path = os.path.join(image_root, folder)
+            listings[folder] = set(os.listdir(path)) if os.path.isdir(path) else set()
+        if base not in listings[folder]:
+            missing.append(name)
+    if missing:
+        raise InputError(
+            f"image folder {image_root}",
+            found=f"{len(missing)} of {len(files)} images are missing; first: {', '.join(missing[:3])}",
+            needed=f"every image that {source} names",
+        )
+
+
+def known_sizes(hw: np.ndarray, image_root: str, files: Sequence[str]) -> np.ndarray:
+    """(n, 2) int32 sizes with every (0, 0) replaced by what the image's header says."""
+    unknown = np.flatnonzero((hw <= 0).any(1))
+    if len(unknown):
+        hw = hw.copy()
+        hw[unknown] = [image_size_hw(os.path.join(image_root, files[int(i)])) for i in unknown]
+    return hw
+
+
+def to_coco(annotations: Annotations) -> dict:
+    """A COCO ground-truth dictionary, so that data of any form can be scored with the COCO protocol.
+
+    Returns:
+        ``info, images, annotations, categories``: annotation ids count from 1, ``iscrowd`` is ``ignore``.
+    """
+    xywh = annotations.boxes.astype(np.float64)
+    xywh[:, 2:] -= xywh[:, :2]
+    image_ids = np.repeat(annotations.image_ids, np.diff(annotations.first)).tolist()
+    category_ids = annotations.category_ids[annotations.labels].tolist()
+    boxes = zip(
+        image_ids,
+        category_ids,
+        xywh.tolist(),
+        annotations.areas.tolist(),
+        annotations.ignore.astype(int).tolist(),
+        strict=True,
+    )
+    keys = ("id", "image_id", "category_id", "bbox", "area", "iscrowd")
+    sizes = zip(annotations.image_ids.tolist(), annotations.files, annotations.hw.tolist(), strict=True)
+    categories = zip(annotations.category_ids.tolist(), annotations.classes, strict=True)
+    return {
+        "info": {"description": annotations.source},
+        "images": [{"id": i, "file_name": name, "height": h, "width": w} for i, name, (h, w) in sizes],
+        "annotations": [dict(zip(keys, (row, *box), strict=True)) for row, box in enumerate(boxes, 1)],
+        "categories": [{"id": i, "name": name} for i, name in categories],
+    }

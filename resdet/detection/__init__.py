@@ -1,0 +1,1 @@
+"""The two-stage detector: proposals (RPN), regions (RoI head), their losses, and the net that joins them."""

@@ -1,0 +1,163 @@
+"""The two detectors, from scalars: the paper's C4 net and the pyramid that followed it. Configs name these functions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from torch import nn
+
+from resdet.backbones.fpn import FPN
+from resdet.backbones.frozen import freeze_batchnorm
+from resdet.backbones.registry import BACKBONES
+from resdet.backbones.trunk import Trunk, conv5_head, freeze_stages
+from resdet.backbones.weights import init_backbone
+from resdet.detection.anchors import Anchors
+from resdet.detection.faster_rcnn import FasterRCNN, LastLevel, Suppression
+from resdet.detection.pooling import RoIPooling
+from resdet.detection.preprocess import Preprocess
+from resdet.detection.roi_head import Conv5Embedding, RoIHead, TwoLayerEmbedding
+from resdet.detection.rpn import RPN, Cut
+
+
+def faster_rcnn_c4(
+    *,
+    backbone: str,
+    num_classes: int,
+    init: str | None = None,
+    frozen_stages: int = 2,
+    frozen_batchnorm: bool = True,
+    class_agnostic: bool = False,
+    shorter_side: int | Sequence[int] = 600,
+    longer_side: int = 1000,
+    anchor_sizes: Sequence[float] = (64, 128, 256, 512),
+    pooling: Literal["align", "pool"] = "pool",
+    rois_per_image: int = 128,
+    background_iou: tuple[float, float] = (0.0, 0.5),
+    train_proposals: tuple[int, int] = (12000, 2000),
+    test_proposals: tuple[int, int] = (6000, 300),
+    score_threshold: float = 0.05,
+    nms_iou: float = 0.3,
+    max_per_image: int = 100,
+) -> FasterRCNN:
+    """The net of the paper's appendix A: conv1 ... conv4_x shared, conv5_x on each pooled region.
+
+    Args:
+        backbone: a name of ``BACKBONES``.
+        num_classes: K, without background.
+        init: weights of the backbone: a file, ``"pretrained"`` (timm/ and torchvision/ names) or None.
+        frozen_stages: 1 freezes the stem, 2 also conv2_x, ... (Fast R-CNN freezes up to conv2).
+        frozen_batchnorm: BN as a constant affine map; without pre-trained weights it has to learn.
+        class_agnostic: one box per region instead of one per class.
+        shorter_side: of the input, in pixels; one of several is drawn for each training batch.
+        longer_side: its bound.
+        anchor_sizes: sides in input pixels; VOC leaves out 64 (Ren 2015).
+        pooling: the paper pools (``"pool"``); ``"align"`` is Mask R-CNN's.
+        rois_per_image: the detector's mini-batch (Ren 2015).
+        background_iou: regions with an IoU in [low, high) are background; 0.1 below for VOC, 0 for COCO.
+        train_proposals: boxes before and after the NMS of the RPN in training.
+        test_proposals: likewise at test; the paper keeps 300.
+        score_threshold: of detections.
+        nms_iou: of detections.
+        max_per_image: at most so many of them.
+    """
+    net = _net(backbone, init, frozen_batchnorm)
+    trunk = freeze_stages(Trunk(net, last=4), frozen_stages)
+    channels, stride = trunk.channels[-1], trunk.strides[-1]
+    return FasterRCNN(
+        Preprocess(shorter_side, longer_side),
+        trunk,
+        LastLevel(),
+        RPN(
+            channels,
+            Anchors([tuple(anchor_sizes)], [stride]),
+            train_cut=Cut(*train_proposals),
+            test_cut=Cut(*test_proposals),
+        ),
+        RoIHead(
+            RoIPooling(14, [stride], method=pooling),
+            Conv5Embedding(conv5_head(net), BACKBONES[backbone].channels[-1]),
+            num_classes=num_classes,
+            class_agnostic=class_agnostic,
+            count=rois_per_image,
+            background_iou=tuple(background_iou),
+            beta=1.0,  # Fast R-CNN, eq. 3
+        ),
+        suppression=Suppression(score_threshold, nms_iou, max_per_image),
+    )
+
+
+def faster_rcnn_fpn(
+    *,
+    backbone: str,
+    num_classes: int,
+    init: str | None = None,
+    frozen_stages: int = 2,
+    frozen_batchnorm: bool = True,
+    class_agnostic: bool = False,
+    shorter_side: int | Sequence[int] = 800,
+    longer_side: int = 1333,
+    anchor_sizes: Sequence[float] = (32, 64, 128, 256, 512),
+    pyramid_channels: int = 256,
+    head_width: int = 1024,
+    half_pixel: bool = True,
+    box_beta: float = 0.0,
+    rois_per_image: int = 512,
+    train_proposals: tuple[int, int] = (2000, 2000),
+    test_proposals: tuple[int, int] = (1000, 1000),
+    score_threshold: float = 0.05,
+    nms_iou: float = 0.5,
+    max_per_image: int = 100,
+) -> FasterRCNN:
+    """Faster R-CNN on a feature pyramid (Lin 2017), with the settings that today's frameworks share.
+
+    Args:
+        backbone: a name of ``BACKBONES``.
+        num_classes: K, without background.
+        init: weights of the backbone: a file, ``"pretrained"`` (timm/ and torchvision/ names) or None.
+        frozen_stages: 1 freezes the stem, 2 also conv2_x, ...
+        frozen_batchnorm: BN as a constant affine map; without pre-trained weights it has to learn.
+        class_agnostic: one box per region instead of one per class.
+        shorter_side: of the input, in pixels; one of several is drawn for each training batch.
+        longer_side: its bound.
+        anchor_sizes: one side in input pixels for each of P2 ... P6.
+        pyramid_channels: width of the pyramid.
+        head_width: width of the head's two layers.
+        half_pixel: align pixels and cells by their centres in RoIAlign, as detectron2 and mmdetection; torchvision does
+            not.
+        box_beta: of smooth L1 in both stages; 0 is plain L1, as detectron2 and mmdetection; torchvision has 1/9.
+        rois_per_image: the detector's mini-batch.
+        train_proposals: boxes per level before the NMS of the RPN, and per image after it, in training.
+        test_proposals: likewise at test.
+        score_threshold: of detections.
+        nms_iou: of detections.
+        max_per_image: at most so many of them.
+    """
+    trunk = freeze_stages(Trunk(_net(backbone, init, frozen_batchnorm), last=5), frozen_stages)
+    fpn = FPN(trunk.channels, pyramid_channels, strides=trunk.strides)
+    return FasterRCNN(
+        Preprocess(shorter_side, longer_side),
+        trunk,
+        fpn,
+        RPN(
+            pyramid_channels,
+            Anchors([(size,) for size in anchor_sizes], fpn.strides),
+            train_cut=Cut(*train_proposals),
+            test_cut=Cut(*test_proposals),
+            beta=box_beta,
+        ),
+        RoIHead(
+            RoIPooling(7, fpn.strides[:-1], half_pixel=half_pixel),
+            TwoLayerEmbedding(pyramid_channels, 7, width=head_width),
+            num_classes=num_classes,
+            class_agnostic=class_agnostic,
+            count=rois_per_image,
+            beta=box_beta,
+        ),
+        suppression=Suppression(score_threshold, nms_iou, max_per_image),
+    )
+
+
+def _net(backbone: str, init: str | None, frozen_batchnorm: bool) -> nn.Module:
+    net = init_backbone(backbone, init)
+    return freeze_batchnorm(net) if frozen_batchnorm else net

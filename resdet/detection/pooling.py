@@ -1,0 +1,77 @@
+"""Regions to fixed-size features: RoIPool (Fast R-CNN) and RoIAlign (Mask R-CNN), on one level or on a pyramid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from resdet import boxes as box_ops
+
+CANONICAL_SIDE = 224.0
+"""FPN, eq. 1: a region of this side (ImageNet's crop) is pooled from level ``CANONICAL_LEVEL``."""
+CANONICAL_LEVEL = 4
+
+
+class RoIPooling(nn.Module):
+    """(R, C, side, side) features of R regions.
+
+    Args:
+        side: bins per axis.
+        strides: of the levels it pools from, finest first. With several, each region takes the level of FPN's eq. 1.
+        method: ``"align"`` or ``"pool"`` (the paper's).
+        samples: sampling points per bin and axis of RoIAlign; 0 takes as many as the bin is wide.
+        half_pixel: shift by half a feature cell, so that centres of pixels and cells agree (detectron2's
+            ``aligned=True``).
+    """
+
+    def __init__(
+        self,
+        side: int,
+        strides: Sequence[int],
+        *,
+        method: Literal["align", "pool"] = "align",
+        samples: int = 2,
+        half_pixel: bool = False,
+    ) -> None:
+        super().__init__()
+        if method not in ("align", "pool"):
+            raise ValueError(f"pooling method {method!r}: it is 'align' or 'pool'")
+        self.side, self.strides = side, tuple(strides)
+        self.method, self.samples, self.half_pixel = method, samples, half_pixel
+
+    def forward(self, features: Sequence[Tensor], boxes: Tensor, images: Tensor) -> Tensor:
+        """Pool.
+
+        Args:
+            features: at least as many levels (N, C, H, W) as there are strides; further ones (P6) are not used.
+            boxes: (R, 4) xyxy, frame: input.
+            images: (R,) the image of each region.
+
+        Returns:
+            (R, C, side, side) in the features' dtype.
+        """
+        rois = torch.cat([images[:, None].to(boxes.dtype), boxes], dim=1)
+        if len(self.strides) == 1:
+            return self._pool(features[0], rois, self.strides[0])
+        levels = self.levels(boxes)
+        pooled = features[0].new_empty((len(boxes), features[0].shape[1], self.side, self.side))
+        for level, stride in enumerate(self.strides):
+            rows = torch.where(levels == level)[0]
+            pooled = pooled.index_copy(0, rows, self._pool(features[level], rois[rows], stride))
+        return pooled
+
+    def levels(self, boxes: Tensor) -> Tensor:
+        """(R,) index of the level that each of the (R, 4) boxes is pooled from (FPN, eq. 1)."""
+        ideal = CANONICAL_LEVEL + torch.log2(box_ops.area(boxes).sqrt() / CANONICAL_SIDE) + 1e-6
+        finest = torch.tensor(self.strides[0], dtype=torch.float32).log2()
+        return ideal.floor().sub(finest.item()).clamp(0, len(self.strides) - 1).long()
+
+    def _pool(self, feature: Tensor, rois: Tensor, stride: int) -> Tensor:
+        rois = rois.to(feature.dtype)
+        if self.method == "pool":
+            return torchvision.ops.roi_pool(feature, rois, self.side, 1 / stride)
+        return torchvision.ops.roi_align(feature, rois, self.side, 1 / stride, self.samples, aligned=self.half_pixel)

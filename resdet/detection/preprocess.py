@@ -1,0 +1,88 @@
+"""From uint8 images of any size to one normalised, padded batch, on the network's device."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from resdet import boxes as box_ops
+from resdet.errors import InputError
+from resdet.structures import ImageBatch, Target
+
+RGB_MEAN = (123.675, 116.28, 103.53)
+"""ImageNet's channel means on the 0-255 scale, as torchvision and timm train with."""
+RGB_STD = (58.395, 57.12, 57.375)
+
+
+class Preprocess(nn.Module):
+    """Resize to a shorter side, normalise, pad.
+
+    Args:
+        shorter_side: target of the shorter side in pixels; of several, training draws one for each batch and testing
+            uses the last.
+        longer_side: bound of the longer side; it wins over the shorter one.
+        mean: per channel, RGB, on the 0-255 scale.
+        std: likewise.
+        multiple: the padded batch is a multiple of this, so that every level of a net has whole cells.
+    """
+
+    def __init__(
+        self,
+        shorter_side: int | Sequence[int],
+        longer_side: int,
+        *,
+        mean: Sequence[float] = RGB_MEAN,
+        std: Sequence[float] = RGB_STD,
+        multiple: int = 32,
+    ) -> None:
+        super().__init__()
+        self.shorter_side = (shorter_side,) if isinstance(shorter_side, int) else tuple(shorter_side)
+        self.longer_side, self.multiple = longer_side, multiple
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+
+    def size(self, hw: tuple[int, int], shorter_side: int) -> tuple[int, int]:
+        """Size that an image of size ``hw`` is resized to."""
+        factor = min(shorter_side / min(hw), self.longer_side / max(hw))
+        return max(1, math.floor(hw[0] * factor)), max(1, math.floor(hw[1] * factor))
+
+    def forward(self, images: Sequence[Tensor]) -> ImageBatch:
+        """Images, each uint8 (3, H, W) RGB of its own size, as one batch.
+
+        Raises:
+            InputError: for anything that is not such an image.
+        """
+        side = self.shorter_side[-1]
+        if self.training and len(self.shorter_side) > 1:
+            side = self.shorter_side[int(torch.randint(len(self.shorter_side), ()))]
+        ready = []
+        for image in images:
+            if image.dtype != torch.uint8 or image.dim() != 3 or image.shape[0] != 3 or 0 in image.shape:
+                raise InputError(
+                    "image", found=f"{image.dtype} of shape {tuple(image.shape)}", needed="uint8 RGB (3, H, W), 0-255"
+                )
+            pixels = (image.to(self.mean.device, non_blocking=True).float() - self.mean) / self.std
+            size = self.size(tuple(image.shape[1:]), side)
+            ready.append(F.interpolate(pixels[None], size, mode="bilinear", align_corners=False)[0])
+        height, width = (-(-max(r.shape[axis] for r in ready) // self.multiple) * self.multiple for axis in (1, 2))
+        batch = ready[0].new_zeros((len(ready), 3, height, width)).contiguous(memory_format=torch.channels_last)
+        for place, pixels in zip(batch, ready, strict=True):
+            place[:, : pixels.shape[1], : pixels.shape[2]] = pixels
+        return ImageBatch(batch, [tuple(r.shape[1:]) for r in ready], [tuple(i.shape[1:]) for i in images])
+
+    def move_targets(self, targets: Sequence[Target], batch: ImageBatch) -> list[Target]:
+        """Targets of the sample frame in the input frame."""
+        frames = zip(targets, batch.sample_hw, batch.input_hw, strict=True)
+        device = self.mean.device
+        return [
+            t._replace(
+                boxes=box_ops.scale(t.boxes.to(device), sample, resized),
+                labels=t.labels.to(device),
+                ignore=t.ignore.to(device),
+            )
+            for t, sample, resized in frames
+        ]

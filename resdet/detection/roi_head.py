@@ -1,0 +1,148 @@
+"""The detector proper (Fast R-CNN): what is in each region, and a better box for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from resdet import boxes as box_ops
+from resdet.detection.losses import SMOOTH_L1_BETA, box_loss, class_loss
+from resdet.detection.matching import NEITHER, PaddedTargets, match, sample
+from resdet.structures import Proposals
+
+
+class TwoLayerEmbedding(nn.Module):
+    """FPN's head: two fully connected layers with ReLU over the flattened region."""
+
+    def __init__(self, channels: int, side: int, *, width: int = 1024) -> None:
+        super().__init__()
+        self.fc6 = nn.Linear(channels * side * side, width)
+        self.fc7 = nn.Linear(width, width)
+        self.width = width
+        for layer in (self.fc6, self.fc7):
+            nn.init.kaiming_uniform_(layer.weight, a=1)  # "Xavier" of Caffe2, as FPN's authors trained it
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """(R, C, side, side) to (R, width)."""
+        return F.relu(self.fc7(F.relu(self.fc6(pooled.flatten(1)))))
+
+
+class Conv5Embedding(nn.Module):
+    """The paper's head: conv5_x on each region, then global average pooling, "in place of VGG's fc layers"."""
+
+    def __init__(self, conv5: nn.Module, width: int) -> None:
+        super().__init__()
+        self.conv5 = conv5
+        self.width = width
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """(R, C, side, side) to (R, width)."""
+        return self.conv5(pooled).mean(dim=(2, 3))
+
+
+class Predictions(NamedTuple):
+    """Output of the two sibling layers."""
+
+    logits: Tensor
+    """(R, K + 1), background last."""
+    deltas: Tensor
+    """(R, K, 4), or (R, 1, 4) when class-agnostic."""
+
+
+class RoISample(NamedTuple):
+    """The regions of a training step, S for each image, flat."""
+
+    boxes: Tensor
+    """(N * S, 4) frame: input."""
+    images: Tensor
+    """(N * S,) image of each."""
+    labels: Tensor
+    """(N * S,) in [0, K]; K is background."""
+    goals: Tensor
+    """(N * S, 4) box of the object each positive stands for."""
+    positive: Tensor
+    """(N * S,) bool."""
+    used: Tensor
+    """(N * S,) bool; the rest only fill the shape and carry no loss."""
+
+
+class RoIHead(nn.Module):
+    """Pool, embed, classify and regress regions.
+
+    Args:
+        pooling: regions to (R, C, side, side).
+        embedding: those to (R, D) vectors; has ``width`` = D.
+        num_classes: K, without background.
+        class_agnostic: one box per region instead of one per class.
+        count: regions per image in the loss.
+        positive_fraction: their largest positive share.
+        background_iou: regions with an IoU in [low, high) are background.
+        beta: of smooth L1.
+    """
+
+    def __init__(
+        self,
+        pooling: nn.Module,
+        embedding: nn.Module,
+        *,
+        num_classes: int,
+        class_agnostic: bool = False,
+        count: int = 512,
+        positive_fraction: float = 0.25,
+        background_iou: tuple[float, float] = (0.0, 0.5),
+        beta: float = SMOOTH_L1_BETA,
+    ) -> None:
+        super().__init__()
+        self.pooling, self.embedding = pooling, embedding
+        self.class_logits = nn.Linear(embedding.width, num_classes + 1)
+        self.box_deltas = nn.Linear(embedding.width, 4 * (1 if class_agnostic else num_classes))
+        for layer, std in ((self.class_logits, 0.01), (self.box_deltas, 0.001)):  # Fast R-CNN, section 3.1
+            nn.init.normal_(layer.weight, std=std)
+            nn.init.zeros_(layer.bias)
+        self.num_classes, self.class_agnostic = num_classes, class_agnostic
+        self.count, self.positive_fraction, self.background_iou = count, positive_fraction, background_iou
+        self.beta = beta
+
+    def embed(self, features: Sequence[Tensor], boxes: Tensor, images: Tensor) -> Tensor:
+        """(R, D) vectors of the (R, 4) regions, each on the image that the (R,) index names."""
+        return self.embedding(self.pooling(features, boxes, images))
+
+    def classify(self, vectors: Tensor) -> Predictions:
+        """Class logits and box deltas of (R, D) vectors."""
+        return Predictions(self.class_logits(vectors), self.box_deltas(vectors).unflatten(1, (-1, 4)))
+
+    @torch.no_grad()
+    def sample(self, proposals: Proposals, targets: PaddedTargets) -> RoISample:
+        """Regions to train on: drawn from the proposals and the ground-truth boxes themselves."""
+        candidates = torch.cat([proposals.boxes, targets.boxes], dim=1)
+        matches = match(candidates, targets, positive_iou=0.5, background_iou=self.background_iou)
+        legal = torch.cat([proposals.valid, targets.real], dim=1)
+        kind = torch.where(legal, matches.kind, NEITHER)
+        drawn = sample(kind, count=self.count, positive_fraction=self.positive_fraction)
+        objects = matches.target.gather(1, drawn.index)
+        labels = torch.where(drawn.positive, targets.labels.gather(1, objects), self.num_classes)
+        pick = drawn.index[..., None].expand(-1, -1, 4)
+        images = torch.arange(len(labels), device=labels.device)[:, None].expand_as(labels)
+        return RoISample(
+            boxes=candidates.gather(1, pick).flatten(0, 1),
+            images=images.flatten(),
+            labels=labels.flatten(),
+            goals=targets.boxes.gather(1, objects[..., None].expand_as(pick)).flatten(0, 1),
+            positive=drawn.positive.flatten(),
+            used=drawn.used.flatten(),
+        )
+
+    def losses(self, predictions: Predictions, regions: RoISample) -> dict[str, Tensor]:
+        """Classification and box losses of the sampled regions."""
+        column = torch.zeros_like(regions.labels) if self.class_agnostic else regions.labels % self.num_classes
+        deltas = predictions.deltas[torch.arange(len(column), device=column.device), column]
+        goals = box_ops.encode(regions.boxes, regions.goals, box_ops.HEAD)
+        return {
+            "loss_class": class_loss(predictions.logits, regions.labels, regions.used),
+            "loss_box": box_loss(deltas, goals, regions.positive, regions.used, beta=self.beta),
+        }

@@ -1,0 +1,139 @@
+"""The region proposal network (Ren et al. 2015): objectness and a box for every anchor, and the proposals they make."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from resdet import boxes as box_ops
+from resdet.detection.anchors import Anchors
+from resdet.detection.losses import SMOOTH_L1_BETA, box_loss, objectness_loss
+from resdet.detection.matching import PaddedTargets, match, sample
+from resdet.structures import Proposals
+
+MIN_SIDE = 1e-3
+"""Proposals with a side below this many input pixels are dropped: clipping has left nothing of them."""
+
+
+class RPNHead(nn.Module):
+    """A 3x3 convolution shared by all levels, then two sibling 1x1 ones."""
+
+    def __init__(self, channels: int, anchors_per_cell: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.objectness = nn.Conv2d(channels, anchors_per_cell, 1)
+        self.deltas = nn.Conv2d(channels, anchors_per_cell * 4, 1)
+        for layer in (self.conv, self.objectness, self.deltas):
+            nn.init.normal_(layer.weight, std=0.01)  # Ren 2015, section 3.1.3
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Per level (N, H * W * A) objectness logits and (N, H * W * A, 4) deltas, in the order of the anchors."""
+        shared = [F.relu(self.conv(f)) for f in features]
+        logits = [self.objectness(s).permute(0, 2, 3, 1).flatten(1) for s in shared]
+        deltas = [self.deltas(s).permute(0, 2, 3, 1).reshape(len(s), -1, 4) for s in shared]
+        return logits, deltas
+
+
+class Cut(NamedTuple):
+    """How many boxes the RPN keeps."""
+
+    before: int
+    """Best anchors per level that enter NMS."""
+    after: int
+    """Best proposals per image that leave it."""
+
+
+class RPN(nn.Module):
+    """Proposals and their two losses.
+
+    Args:
+        channels: of every feature level.
+        anchors: the reference boxes.
+        train_cut: counts while training.
+        test_cut: counts at test.
+        nms_iou: proposals of one level that overlap a better one by more are dropped.
+        count: anchors per image in the loss.
+        positive_fraction: their largest positive share.
+        beta: of smooth L1.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        anchors: Anchors,
+        *,
+        train_cut: Cut,
+        test_cut: Cut,
+        nms_iou: float = 0.7,
+        count: int = 256,
+        positive_fraction: float = 0.5,
+        beta: float = SMOOTH_L1_BETA,
+    ) -> None:
+        super().__init__()
+        self.head = RPNHead(channels, anchors.per_cell)
+        self.anchors = anchors
+        self.train_cut, self.test_cut = train_cut, test_cut
+        self.nms_iou, self.count, self.positive_fraction, self.beta = nms_iou, count, positive_fraction, beta
+
+    def forward(
+        self, features: Sequence[Tensor], limits: Tensor, targets: PaddedTargets | None = None
+    ) -> tuple[Proposals, dict[str, Tensor]]:
+        """Proposals of a batch, and the losses when there are targets.
+
+        Args:
+            features: per level (N, C, H, W).
+            limits: (N, 4) clip limits of each image.
+            targets: ground truth, frame: input.
+        """
+        logits, deltas = self.head(features)
+        anchors = self.anchors(features)
+        proposals = self._propose(logits, deltas, anchors, limits)
+        if targets is None:
+            return proposals, {}
+        return proposals, self._losses(torch.cat(logits, 1), torch.cat(deltas, 1), torch.cat(anchors), targets)
+
+    @torch.no_grad()
+    def _propose(self, logits: list[Tensor], deltas: list[Tensor], anchors: list[Tensor], limits: Tensor) -> Proposals:
+        cut = self.train_cut if self.training else self.test_cut
+        boxes, scores, levels = [], [], []
+        for level, (logit, delta, anchor) in enumerate(zip(logits, deltas, anchors, strict=True)):
+            best, index = logit.float().topk(min(cut.before, logit.shape[1]), dim=1)
+            chosen = delta.gather(1, index[..., None].expand(-1, -1, 4))
+            boxes.append(box_ops.decode(chosen, anchor[index]))
+            scores.append(best)
+            levels.append(torch.full_like(index, level))
+        boxes = box_ops.clip(torch.cat(boxes, 1), limits[:, None])
+        scores, levels = torch.cat(scores, 1), torch.cat(levels, 1)
+        sides = boxes[..., 2:] - boxes[..., :2]
+        scores = scores.masked_fill((sides < MIN_SIDE).any(-1), float("-inf"))
+        images = torch.arange(len(boxes), device=boxes.device)[:, None]
+        groups = images * len(anchors) + levels
+        kept = box_ops.batched_nms(boxes.flatten(0, 1), scores.flatten(), groups.flatten(), self.nms_iou)
+        survives = torch.zeros_like(scores, dtype=torch.bool)
+        survives.view(-1)[kept] = True
+        scores, index = scores.masked_fill(~survives, float("-inf")).topk(min(cut.after, scores.shape[1]), dim=1)
+        valid = scores > float("-inf")
+        if not valid.is_cuda:  # without a device to wait for, a shorter batch is cheaper than one fixed shape
+            longest = max(1, int(valid.sum(1).max()))
+            scores, index, valid = scores[:, :longest], index[:, :longest], valid[:, :longest]
+        boxes = boxes.gather(1, index[..., None].expand(-1, -1, 4)) * valid[..., None]
+        return Proposals(boxes, scores, valid)
+
+    def _losses(self, logits: Tensor, deltas: Tensor, anchors: Tensor, targets: PaddedTargets) -> dict[str, Tensor]:
+        # Differs from the paper: anchors that cross the image's border take part, as in every successor.
+        with torch.no_grad():
+            matches = match(anchors, targets, positive_iou=0.7, background_iou=(0.0, 0.3), best_for_each=True)
+            drawn = sample(matches.kind, count=self.count, positive_fraction=self.positive_fraction)
+            objects = matches.target.gather(1, drawn.index)
+            goal = targets.boxes.gather(1, objects[..., None].expand(-1, -1, 4))
+            wanted = box_ops.encode(anchors[drawn.index], goal)
+        chosen = deltas.gather(1, drawn.index[..., None].expand(-1, -1, 4))
+        return {
+            "loss_rpn_objectness": objectness_loss(logits.gather(1, drawn.index), drawn.positive, drawn.used),
+            "loss_rpn_box": box_loss(chosen, wanted, drawn.positive, drawn.used, beta=self.beta),
+        }

@@ -1,0 +1,165 @@
+"""Configs: mmengine's pure-Python files, read strictly.
+
+A config is a handful of sections. Three are calls, ``dict(type=function, **arguments)``: ``model``, ``train_data`` and
+``test_data``. The others are the settings of :mod:`resdet.engine.settings`. Each key is checked against what its
+function or its settings take, so a typo ends with the nearest name and not with a default silently kept.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from mmengine.config import Config
+
+from resdet.engine import settings
+from resdet.errors import InputError, nearest
+
+CALLS = ("model", "train_data", "test_data")
+SETTINGS = {
+    "loader": settings.Loader,
+    "optimizer": settings.Optimizer,
+    "schedule": settings.Schedule,
+    "run": settings.Run,
+    "publish": settings.Publish,
+}
+SCALARS = {
+    "task": ("detection", "classification"),
+    "metric": ("coco", "voc07", "voc12", "classification"),
+    "augmentation": None,
+}
+SUPPLIED = ("num_classes",)
+"""Arguments of a model that may be left out, since they follow from the data."""
+
+
+def load_config(path: str | Path, options: Sequence[str] = ()) -> Config:
+    """Read and check a config.
+
+    Args:
+        path: the file.
+        options: ``section.key=value`` texts that override it.
+
+    Raises:
+        InputError: the file is missing or broken, or a key is unknown, missing or of the wrong type.
+    """
+    path = Path(path)
+    if not path.is_file():
+        beside = sorted(p.name for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
+        raise InputError(f"config {path}", found="no such file", needed=nearest(path.name, beside))
+    try:
+        config = Config.fromfile(str(path))
+    except Exception as error:  # a config is the user's code, which can fail in any way; the cause is shown
+        raise InputError(
+            f"config {path}", found=f"{type(error).__name__}: {error}", needed="a config that runs"
+        ) from error
+    for name in [name for name, value in config.items() if callable(value) or inspect.ismodule(value)]:
+        config._cfg_dict.pop(name)  # what the file imports is not a section
+    for option in options:
+        key, value = _parse_option(option)
+        section, _, name = key.partition(".")
+        if section not in (*CALLS, *SETTINGS, *SCALARS):
+            raise InputError(f"option {option!r}", found=f"section {section!r}", needed=nearest(section, sections()))
+        if (section in SCALARS) == bool(name):
+            raise InputError(f"option {option!r}", found=f"key {key!r}", needed="section.key=value")
+        config.merge_from_dict({key: value})
+    _check(config, path)
+    return config
+
+
+def sections() -> list[str]:
+    """Names of the legal sections."""
+    return [*CALLS, *SETTINGS, *SCALARS]
+
+
+def read_settings(config: Config, section: str) -> Any:
+    """The settings of a section, defaults filled in."""
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in config.get(section, {}).items()}
+    return SETTINGS[section](**values)
+
+
+def call(config: Config, section: str, **supplied: Any) -> Any:
+    """Call what a section names with what it gives; ``supplied`` fills in what it leaves out, where it is taken."""
+    arguments = {k: v for k, v in config[section].items() if k != "type"}
+    function = target(config, section)
+    taken = inspect.signature(function).parameters
+    return function(**{**{k: v for k, v in supplied.items() if k in taken}, **arguments})
+
+
+def target(config: Config, section: str) -> Callable:
+    """The function that a section names."""
+    named = config[section].get("type")
+    if isinstance(named, str):  # a config that was dumped into a checkpoint holds dotted names
+        module, _, name = named.rpartition(".")
+        try:
+            named = getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise InputError(f"config section {section!r}", found=f"type={named!r}", needed="a function") from error
+    if not callable(named):
+        raise InputError(f"config section {section!r}", found=f"type={named!r}", needed="type=<a function>")
+    return named
+
+
+def _parse_option(option: str) -> tuple[str, Any]:
+    key, equals, text = option.partition("=")
+    if not equals or not key:
+        raise InputError(f"option {option!r}", found="no '='", needed="section.key=value")
+    try:
+        return key, ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return key, {"true": True, "false": False, "none": None}.get(text.lower(), text)
+
+
+def _check(config: Config, path: Path) -> None:
+    where = f"config {path}"
+    for key in config:
+        if key not in sections():
+            raise InputError(where, found=f"unknown section {key!r}", needed=nearest(key, sections()))
+    for key, legal in SCALARS.items():
+        if legal and config.get(key) not in legal:
+            raise InputError(where, found=f"{key}={config.get(key)!r}", needed=nearest(str(config.get(key)), legal))
+    for section in CALLS:
+        if section not in config:
+            raise InputError(where, found=f"no section {section!r}", needed=f"{section} = dict(type=..., ...)")
+        parameters = inspect.signature(target(config, section)).parameters
+        given = {k: v for k, v in config[section].items() if k != "type"}
+        _check_keys(f"{where}, section {section!r}", given, parameters)
+        for name, parameter in parameters.items():
+            if parameter.default is parameter.empty and name not in given and name not in SUPPLIED:
+                raise InputError(f"{where}, section {section!r}", found=f"no {name!r}", needed=f"{name}=...")
+    for section, kind in SETTINGS.items():
+        values = config.get(section, {})
+        _check_keys(f"{where}, section {section!r}", values, kind._fields)
+        types = typing.get_type_hints(kind)
+        for name, value in values.items():
+            if not _fits(value, types[name]):
+                raise InputError(f"{where}, {section}.{name}", found=repr(value), needed=_say(types[name]))
+
+
+def _check_keys(where: str, given: Mapping, legal: Any) -> None:
+    for name in given:
+        if name not in legal:
+            raise InputError(where, found=f"unknown key {name!r}", needed=nearest(name, legal))
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        return value in arguments
+    if origin is tuple:
+        return isinstance(value, (tuple, list)) and all(_fits(v, arguments[0]) for v in value)
+    if arguments:  # a union
+        return any(_fits(value, one) for one in arguments)
+    if kind is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, kind) and not (kind is int and isinstance(value, bool))
+
+
+def _say(kind: Any) -> str:
+    if typing.get_origin(kind) is Literal:
+        return "one of " + ", ".join(map(repr, typing.get_args(kind)))
+    return getattr(kind, "__name__", str(kind)) if not typing.get_args(kind) else str(kind).replace("NoneType", "None")

@@ -1,0 +1,69 @@
+"""One pass over a test set: what ``tools/eval.py`` does, and the classification tool at its end."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+
+from resdet.backbones.weights import load_exactly
+from resdet.engine import distributed
+from resdet.engine.config import read_settings
+from resdet.engine.experiment import Experiment, build_experiment, read_data, test_loader
+from resdet.engine.metrics import DetectionMetric, build_metric
+from resdet.engine.optim import autocast
+from resdet.engine.runner import check_classes, read_checkpoint
+from resdet.errors import InputError
+from resdet.evaluation.coco import load_results
+
+
+def load_experiment(config: Config, checkpoint: str | Path) -> Experiment:
+    """The test set and the net of a config, with the weights of a checkpoint, on the device.
+
+    Raises:
+        InputError: the checkpoint is of another task, architecture or set of classes than config and data.
+    """
+    loaded = read_checkpoint(checkpoint)
+    experiment = build_experiment(config, training=False, classes=loaded["meta"]["classes"])
+    check_classes(checkpoint, loaded["meta"], {"classes": experiment.classes})
+    load_exactly(experiment.task, loaded["state_dict"], source=checkpoint)
+    device = f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_available() else "cpu"
+    experiment.task.to(device, memory_format=torch.channels_last)
+    return experiment
+
+
+@torch.no_grad()
+def evaluate(experiment: Experiment) -> dict[str, float]:
+    """Figures over the whole test set, each image once over all processes."""
+    experiment.task.eval()
+    amp = read_settings(experiment.config, "run").amp
+    loader = test_loader(experiment)
+    for batch in _shown(loader, len(loader.batch_sampler)):
+        with autocast(amp):
+            experiment.metric.process(batch, experiment.task.val_step(batch))
+    return experiment.metric.evaluate(len(experiment.test_set))
+
+
+def _shown(batches: Iterable, total: int) -> Iterable:
+    """With a progress bar on a terminal."""
+    if distributed.rank() or not sys.stdout.isatty():
+        return batches
+    from rich.progress import track
+
+    return track(batches, "evaluating", total=total, transient=True)
+
+
+def evaluate_detections(config: Config, path: str | Path) -> tuple[dict[str, float], DetectionMetric]:
+    """Figures of a COCO results file on the test data of a config, and the metric that holds its report.
+
+    Raises:
+        InputError: the file is not of this data set, or the config is not of detection.
+    """
+    if config.task != "detection":
+        raise InputError(f"config {config.filename}", found=f"task = {config.task!r}", needed="a detection config")
+    dataset = read_data(config, "test_data")
+    metric = build_metric(config.metric, dataset)
+    return metric.score_rows(load_results(path)), metric

@@ -1,0 +1,184 @@
+"""What happens around each step: progress, checkpoints, reproducible randomness, and the stop on a loss gone wrong."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from torch import Tensor
+
+from resdet.engine import distributed
+from resdet.errors import InputError
+from resdet.structures import Target
+
+
+class StepSeed(Hook):
+    """Seeds torch anew before each step from (seed, step, process).
+
+    What a step draws (anchors, regions, scales) then does not depend on how the run got there: a resumed run draws the
+    same as one that was never stopped.
+    """
+
+    priority = "VERY_HIGH"
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Seed."""
+        torch.manual_seed((runner.seed * 1_000_003 + runner.iter) * 4096 + distributed.rank())
+
+
+class FiniteLoss(Hook):
+    """Stops the run when a loss is NaN or infinite, and says at which step, in which loss and on which images.
+
+    On a GPU it looks one step later, when the device has the value ready, so that it never waits; at steps that write
+    a checkpoint, and with ``at_once``, it looks immediately. Weights that a bad step has touched are never saved.
+    """
+
+    priority = "HIGH"
+
+    def __init__(self, *, at_once: bool) -> None:
+        self.at_once = at_once
+        self._pending: tuple[int, dict[str, Tensor], list] | None = None
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Check the step before, or this one."""
+        losses = {k: v for k, v in outputs.items() if k.startswith("loss") and isinstance(v, Tensor)}
+        if self._pending is not None:
+            self._check(*self._pending)
+        self._pending = (runner.iter + 1, losses, data_batch)
+        if self.at_once or not outputs["loss"].is_cuda:
+            self.before_save_checkpoint(runner, {})
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Nothing is saved before the last step was seen to be sound."""
+        if self._pending is not None:
+            self._check(*self._pending)
+            self._pending = None
+
+    def _check(self, step: int, losses: dict[str, Tensor], batch: Any) -> None:
+        if bool(torch.isfinite(losses["loss"]).all()):
+            return
+        values = ", ".join(f"{name} = {float(value):g}" for name, value in losses.items())
+        ids = [t.image_id for t in batch[1]] if isinstance(batch[1], Sequence) and batch[1] else None
+        images = "" if not ids or not isinstance(batch[1][0], Target) else f", images {ids}"
+        raise InputError(
+            f"training, step {step}{images}",
+            found=values,
+            needed="finite losses: a lower optimizer.lr, a longer schedule.warmup_steps or optimizer.clip_norm=10",
+        )
+
+
+class Checkpoints(Hook):
+    """``last.pth`` every so often and at each validation; ``best.pth`` whenever the score is the best so far.
+
+    Each file is written beside its place and then moved there, so whatever happens one good checkpoint stays.
+    """
+
+    priority = "VERY_LOW"
+
+    def __init__(self, *, every: int, score: str) -> None:
+        self.every, self.score = every, score
+        self.best = -math.inf
+        self.figures: dict[str, float] = {}
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Write last.pth."""
+        done = runner.iter + 1
+        validates = runner.val_loop is not None and done % runner.train_loop.val_interval == 0
+        if (done % self.every == 0 and not validates) or done == runner.max_iters:
+            self.write(runner, "last.pth", done)
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Write best.pth if it is, and last.pth."""
+        self.figures = dict(metrics or {})
+        score = self.figures.get(self.score, -math.inf)
+        is_best = score > self.best
+        self.best = max(self.best, score)
+        self.write(runner, "last.pth", runner.iter)
+        if is_best:
+            self.write(runner, "best.pth", runner.iter)
+
+    def write(self, runner: Runner, name: str, done: int) -> None:
+        """Write one checkpoint after ``done`` steps."""
+        meta = {"step": done, "best": self.best, "figures": self.figures}
+        runner.save_checkpoint(runner.work_dir, name, meta=meta)
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Go on from the best score so far."""
+        self.best = checkpoint["meta"]["best"]
+        self.figures = checkpoint["meta"]["figures"]
+
+
+class Progress(Hook):
+    """A live bar with loss, rate, images/s and time left on a terminal; plain lines elsewhere and in the log file."""
+
+    priority = "BELOW_NORMAL"
+
+    def __init__(self, *, every: int, batch_size: int) -> None:
+        self.every, self.batch_size = every, batch_size
+        self._bar = self._task = None
+        self._since, self._steps, self._sum = time.perf_counter(), 0, {}
+
+    def before_train(self, runner: Runner) -> None:
+        """Start the clock and the bar."""
+        self._since, self._first = time.perf_counter(), time.perf_counter()
+        self._first_step = runner.iter
+        if sys.stdout.isatty() and distributed.rank() == 0:
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+            self._bar = Progress(*columns, transient=True)
+            self._task = self._bar.add_task("", total=runner.max_iters, completed=runner.iter)
+            self._bar.start()
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Add up, and report every so many steps."""
+        self._steps += 1
+        for name, value in outputs.items():
+            self._sum[name] = self._sum.get(name, 0) + value.detach()
+        done = runner.iter + 1
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done)
+        if done % self.every and done != runner.max_iters:
+            return
+        values = {name: float(value) / self._steps for name, value in self._sum.items()}
+        lr = runner.optim_wrapper.get_lr()["lr"][0]
+        now = time.perf_counter()
+        speed = self._steps * self.batch_size / (now - self._since)
+        left = (runner.max_iters - done) * (now - self._first) / (done - self._first_step)
+        parts = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
+        text = f"step {done}/{runner.max_iters}  lr {lr:.2e}  {parts}  {speed:.1f} images/s  {_clock(left)} left"
+        if self._bar is not None:
+            self._bar.update(self._task, description=f"loss {values['loss']:.3f}  lr {lr:.1e}  {speed:.1f} images/s")
+        else:
+            runner.logger.info(text)
+        runner.visualizer.add_scalars({**values, "lr": lr, "images_per_second": speed, "step": done}, step=done)
+        self._since, self._steps, self._sum = now, 0, {}
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Report the figures of a validation."""
+        figures = {k: float(v) for k, v in (metrics or {}).items() if v is not None}
+        runner.logger.info(f"step {runner.iter}: " + "  ".join(f"{k} {v:.4f}" for k, v in figures.items()))
+        runner.visualizer.add_scalars({**figures, "step": runner.iter}, step=runner.iter)
+        self._since = time.perf_counter()
+
+    def after_train(self, runner: Runner) -> None:
+        """Take the bar away."""
+        self.stop()
+
+    def stop(self) -> None:
+        """Leave the terminal as it was."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}"

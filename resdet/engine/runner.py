@@ -1,0 +1,217 @@
+"""mmengine's Runner, with what its 0.10 line lacks: plain and atomic checkpoints, exact resume, CPU processes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.evaluator import Evaluator
+from mmengine.model import MMDistributedDataParallel
+from mmengine.runner import IterBasedTrainLoop, Runner
+from mmengine.runner.base_loop import BaseLoop
+from torch import nn
+
+from resdet import __version__
+from resdet.backbones.weights import load_exactly
+from resdet.engine import distributed
+from resdet.engine.optim import autocast
+from resdet.errors import InputError
+
+
+class StepLoop(IterBasedTrainLoop):
+    """Training by steps. A resumed run starts its loader at its step instead of reading every batch before it.
+
+    Args:
+        runner: the runner.
+        dataloader: over an endless batch sampler with a settable ``first_step``.
+        max_iters: steps in all.
+        val_interval: steps between validations; one follows the last step in any case.
+    """
+
+    def __init__(self, runner: Runner, dataloader: Any, max_iters: int, val_interval: int) -> None:
+        BaseLoop.__init__(self, runner, dataloader)
+        self._max_iters, self._max_epochs = max_iters, 1
+        self._iter = self._epoch = 0
+        self.val_begin, self.val_interval = 1, val_interval
+        self.stop_training = False  # set by mmengine's EarlyStoppingHook
+
+    def run(self) -> nn.Module:
+        """Train."""
+        runner = self.runner
+        runner.call_hook("before_train")
+        runner.call_hook("before_train_epoch")
+        self.dataloader.batch_sampler.first_step = self._iter
+        batches = iter(self.dataloader)
+        while self._iter < self._max_iters and not self.stop_training:
+            runner.model.train()
+            self.run_iter(next(batches))
+            due = self._iter % self.val_interval == 0 or self._iter == self._max_iters
+            if runner.val_loop is not None and due:
+                runner.val_loop.run()
+        runner.call_hook("after_train_epoch")
+        runner.call_hook("after_train")
+        return runner.model
+
+
+class EvaluationLoop(BaseLoop):
+    """Validation: each process predicts its share, the metric joins them.
+
+    Args:
+        runner: the runner.
+        dataloader: this process's share of the test set.
+        evaluator: mmengine's, around one of :mod:`resdet.engine.metrics`.
+    """
+
+    def __init__(self, runner: Runner, dataloader: Any, evaluator: Evaluator) -> None:
+        super().__init__(runner, dataloader)
+        self.evaluator = evaluator
+
+    def run(self) -> dict[str, float]:
+        """Validate."""
+        runner = self.runner
+        runner.call_hook("before_val")
+        runner.call_hook("before_val_epoch")
+        runner.model.eval()
+        for batch in self.dataloader:
+            with torch.no_grad(), autocast(runner.amp):
+                outputs = runner.model.val_step(batch)
+            self.evaluator.process(data_samples=outputs, data_batch=batch)
+        figures = self.evaluator.evaluate(len(self.dataloader.dataset))
+        runner.call_hook("after_val_epoch", metrics=figures)
+        runner.call_hook("after_val")
+        return figures
+
+
+class ResdetRunner(Runner):
+    """The Runner of every tool here.
+
+    Its checkpoints hold tensors, numbers and texts only, so reading one never runs code from it.
+    """
+
+    def __init__(self, *, extra_meta: dict, amp: str, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.extra_meta = extra_meta  # what every checkpoint tells besides the step: task, classes, config
+        self.amp = amp
+
+    def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
+        """Move to the device; with several processes, wrap for them, on GPUs or CPUs."""
+        device = "cpu"
+        if torch.cuda.is_available():
+            device = f"cuda:{torch.cuda.current_device()}"
+        model = model.to(device, memory_format=torch.channels_last)
+        if not self.distributed:
+            return model
+        ids = None if device == "cpu" else [torch.cuda.current_device()]
+        return MMDistributedDataParallel(module=model, device_ids=ids, broadcast_buffers=False)
+
+    def _log_env(self, env_cfg: dict) -> None:
+        """One line in place of mmengine's page."""
+        device = (
+            torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+        )
+        self.logger.info(
+            f"resdet {__version__}, torch {torch.__version__}, {device}, {self.world_size} process(es), seed {self.seed}"
+        )
+
+    def get_hooks_info(self) -> str:
+        """The names of the hooks, in order."""
+        return " ".join(type(hook).__name__ for hook in self._hooks)
+
+    def save_checkpoint(self, out_dir: str, filename: str, *, meta: dict) -> None:
+        """Write a checkpoint whole or not at all.
+
+        Raises:
+            InputError: the disk refuses; the file that was there before stays.
+        """
+        net = self.model.module if self.distributed else self.model
+        checkpoint = {
+            "meta": {**self.extra_meta, **meta, "seed": self.seed, "version": __version__},
+            "state_dict": {k: v.detach().cpu() for k, v in net.state_dict().items()},
+            "optimizer": self.optim_wrapper.state_dict(),
+            "schedulers": [s.state_dict() for s in self.param_schedulers or []],
+        }
+        self.call_hook("before_save_checkpoint", checkpoint=checkpoint)
+        if distributed.rank() == 0:
+            write_checkpoint(Path(out_dir) / filename, checkpoint)
+
+    def resume(
+        self,
+        filename: str,
+        resume_optimizer: bool = True,
+        resume_param_scheduler: bool = True,
+        map_location: Any = "cpu",
+    ) -> None:
+        """Go on from a checkpoint as if the run had never stopped."""
+        checkpoint = read_checkpoint(filename)
+        if "optimizer" not in checkpoint:
+            raise InputError(filename, found="weights without an optimizer", needed="a last.pth or best.pth of a run")
+        check_classes(filename, checkpoint["meta"], self.extra_meta)
+        self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
+        net = self.model.module if self.distributed else self.model
+        load_exactly(net, checkpoint["state_dict"], source=filename)
+        self.optim_wrapper.load_state_dict(checkpoint["optimizer"])
+        for scheduler, state in zip(self.param_schedulers or [], checkpoint["schedulers"], strict=True):
+            scheduler.load_state_dict(state)
+        self.train_loop._iter = checkpoint["meta"]["step"]
+        self._has_loaded = True
+        self.logger.info(f"resumed {filename} at step {self.train_loop.iter}")
+
+
+def write_checkpoint(path: Path, checkpoint: dict) -> None:
+    """Write beside the file, then move into its place.
+
+    Raises:
+        InputError: the disk refuses.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(beside, "wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+        beside.unlink(missing_ok=True)
+        kept = f"{path} as it was stays" if path.exists() else "nothing was written"
+        raise InputError(f"saving {path}", found=f"{error} ({kept})", needed="space on the disk") from error
+
+
+def read_checkpoint(path: str | Path) -> dict:
+    """A checkpoint of a run, read without unpickling objects.
+
+    Raises:
+        InputError: no such file, damaged, or of another program.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise InputError(f"checkpoint {path}", found="no such file", needed="a .pth of a run") from error
+    except Exception as error:  # torch raises many kinds for a damaged or foreign file
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(f"checkpoint {path}", found=reason, needed="a .pth of a run of this program") from error
+    if (
+        not isinstance(checkpoint, dict)
+        or "state_dict" not in checkpoint
+        or "classes" not in checkpoint.get("meta", {})
+    ):
+        raise InputError(
+            f"checkpoint {path}", found="no state_dict with meta", needed="a .pth of a run of this program"
+        )
+    return checkpoint
+
+
+def check_classes(source: object, meta: dict, wanted: dict) -> None:
+    """Refuse a checkpoint that was trained for other classes.
+
+    Raises:
+        InputError: the class names differ.
+    """
+    found, needed = list(meta["classes"]), list(wanted["classes"])
+    if found != needed:
+        raise InputError(
+            f"checkpoint {source}",
+            found=f"{len(found)} classes ({', '.join(found[:5])}{', ...' if len(found) > 5 else ''})",
+            needed=f"{len(needed)} classes ({', '.join(needed[:5])}{', ...' if len(needed) > 5 else ''}), as the data has",
+        )

@@ -1,0 +1,78 @@
+"""The sections of a config that are plain numbers, with their defaults. A key that is not here is an error."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+
+class Loader(NamedTuple):
+    """Section ``loader``."""
+
+    batch_size: int = 16
+    """Images of a training step over all processes together."""
+    workers: int = 2
+    """Loader processes for each training process."""
+    test_batch_size: int = 1
+    """Images of a test step in each process."""
+    group_aspect: bool = True
+    """Keep landscape and portrait images in batches of their own, so that little is padding (detection)."""
+
+
+class Optimizer(NamedTuple):
+    """Section ``optimizer``: SGD."""
+
+    lr: float = 0.02
+    """Learning rate for ``batch_size`` images a step."""
+    batch_size: int = 16
+    """The batch that ``lr`` was chosen for; ``--auto-scale-lr`` scales by what is really used."""
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    nesterov: bool = False
+    clip_norm: float | None = None
+    """Bound of the gradient's norm over all parameters."""
+    accumulate: int = 1
+    """Steps whose gradients are summed into one update."""
+
+
+class Schedule(NamedTuple):
+    """Section ``schedule``: how long, and the learning rate on the way."""
+
+    length: float = 12
+    """In ``unit``."""
+    unit: Literal["epoch", "step"] = "epoch"
+    policy: Literal["step", "cosine"] = "step"
+    milestones: tuple[float, ...] = ()
+    """In ``unit``: where the rate is multiplied by ``gamma``."""
+    gamma: float = 0.1
+    warmup_steps: int = 0
+    """Linear warm-up over the first steps."""
+    warmup_factor: float = 0.001
+    """Share of the rate that the warm-up starts from."""
+    validate_every: float = 1
+    """In ``unit``."""
+
+
+class Run(NamedTuple):
+    """Section ``run``."""
+
+    seed: int = 0
+    amp: Literal["off", "bf16", "fp16"] = "off"
+    """Autocast; fp16 needs a GPU."""
+    log_every: int = 50
+    """Steps."""
+    checkpoint_every: int = 1000
+    """Steps between two writings of last.pth (it is also written at each validation and at the end)."""
+    ema: float | None = None
+    """Decay of an exponential moving average of the weights, which is then what is tested and saved."""
+    early_stopping: int | None = None
+    """Validations without a better score after which training stops."""
+    tensorboard: bool = False
+    sync_check: bool = False
+    """Look at each loss at once instead of one step later: slower on a GPU, for hunting a NaN."""
+
+
+class Publish(NamedTuple):
+    """Section ``publish``: what the classification tool does at its end."""
+
+    statistics_images: int | None = 10_000
+    """Training images over which BN statistics are computed; None takes all."""

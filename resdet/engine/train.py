@@ -1,0 +1,161 @@
+"""Training from a config: what ``tools/train_det.py`` and ``tools/train_cls.py`` do."""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.evaluator import Evaluator
+from mmengine.hooks import EarlyStoppingHook, EMAHook
+
+from resdet.backbones.statistics import compute_batchnorm_statistics
+from resdet.backbones.weights import load_exactly, publish
+from resdet.datasets.loading import EvaluationShare
+from resdet.engine import distributed
+from resdet.engine.config import read_settings
+from resdet.engine.evaluate import evaluate
+from resdet.engine.experiment import Experiment, build_experiment, test_loader, train_loader
+from resdet.engine.hooks import Checkpoints, FiniteLoss, Progress, StepSeed
+from resdet.engine.optim import build_optimizer, build_schedulers, in_steps
+from resdet.engine.runner import EvaluationLoop, ResdetRunner, StepLoop, read_checkpoint
+from resdet.evaluation.report import provenance, write_json
+
+
+def train(
+    config: Config,
+    *,
+    work_dir: str | Path,
+    launcher: str = "none",
+    resume: str | None = None,
+    auto_scale_lr: bool = False,
+) -> dict[str, float]:
+    """Train, and write last.pth, best.pth, logs and metrics.json.
+
+    Args:
+        config: checked.
+        work_dir: folder of everything that is written.
+        launcher: none, pytorch, slurm or mpi.
+        resume: a checkpoint, or ``"auto"`` for last.pth of ``work_dir`` where there is one.
+        auto_scale_lr: scale the learning rate by the batch really used.
+
+    Returns:
+        Figures of the last validation.
+
+    Raises:
+        InputError: for whatever the user got wrong, and for a loss that is not finite.
+    """
+    distributed.start(launcher)
+    work_dir = Path(work_dir)
+    experiment = build_experiment(config, training=True)
+    runner, checkpoints, progress = build_runner(
+        experiment, work_dir=work_dir, launcher=launcher, auto_scale_lr=auto_scale_lr
+    )
+    if resume == "auto":
+        resume = str(work_dir / "last.pth") if (work_dir / "last.pth").exists() else None
+    if resume is not None:
+        runner._resume, runner._load_from = True, resume
+    try:
+        runner.train()
+    finally:
+        progress.stop()
+    figures = checkpoints.figures
+    if distributed.rank() == 0:
+        record = provenance(config.filename, work_dir / "last.pth", seed=runner.seed, config_text=config.pretty_text)
+        write_json(work_dir / "metrics.json", {"figures": figures, "classes": experiment.classes, **record})
+    if config.task == "classification":
+        figures = publish_classifier(experiment, work_dir)
+    return figures
+
+
+def build_runner(
+    experiment: Experiment, *, work_dir: Path, launcher: str, auto_scale_lr: bool
+) -> tuple[ResdetRunner, Checkpoints, Progress]:
+    """Mmengine's Runner over the experiment, and the two hooks that the caller asks for results."""
+    config = experiment.config
+    optimizer, schedule, run, loader = (read_settings(config, s) for s in ("optimizer", "schedule", "run", "loader"))
+    batches = train_loader(experiment)
+    steps = batches.batch_sampler.steps_per_epoch
+    total = in_steps(schedule.length, schedule, steps)
+    used = loader.batch_size * optimizer.accumulate
+    lr = optimizer.lr * used / optimizer.batch_size if auto_scale_lr else optimizer.lr
+    optim = build_optimizer(experiment.task, optimizer, amp=run.amp, lr=lr)
+    checkpoints = Checkpoints(every=run.checkpoint_every, score=experiment.metric.higher_is_better)
+    progress = Progress(every=run.log_every, batch_size=loader.batch_size)
+    hooks: list[Any] = [StepSeed(), FiniteLoss(at_once=run.sync_check), progress, checkpoints]
+    if run.ema is not None:
+        hooks.append(EMAHook(momentum=1 - run.ema))
+    if run.early_stopping is not None:
+        hooks.append(EarlyStoppingHook(experiment.metric.higher_is_better, "greater", patience=run.early_stopping))
+    backends = [{"type": "LocalVisBackend"}] + [{"type": "TensorboardVisBackend"}] * run.tensorboard
+    mine = ("runtime_info", "timer", "sampler_seed", "logger", "checkpoint")
+    runner = ResdetRunner(
+        extra_meta={"task": config.task, "classes": list(experiment.classes), "config": config.pretty_text},
+        amp=run.amp,
+        model=experiment.task,
+        work_dir=str(work_dir),
+        train_dataloader=batches,
+        val_dataloader=test_loader(experiment),
+        train_cfg={
+            "type": StepLoop,
+            "max_iters": total,
+            "val_interval": min(total, in_steps(schedule.validate_every, schedule, steps)),
+        },
+        val_cfg={"type": EvaluationLoop},
+        val_evaluator=Evaluator([experiment.metric]),
+        optim_wrapper=optim,
+        param_scheduler=build_schedulers(optim, schedule, steps) or None,
+        default_hooks=dict.fromkeys(mine),
+        custom_hooks=hooks,
+        launcher=launcher,
+        env_cfg={"mp_cfg": {"mp_start_method": "fork", "opencv_num_threads": 0}},
+        randomness={"seed": run.seed},
+        visualizer={"type": "Visualizer", "vis_backends": backends},
+        experiment_name=f"{Path(config.filename).stem}_{uuid.uuid4().hex[:6]}",
+        cfg=config,
+    )
+    return runner, checkpoints, progress
+
+
+def publish_classifier(experiment: Experiment, work_dir: Path) -> dict[str, float]:
+    """Appendix A's step between the two tasks: BN statistics over the training set, then frozen for detection.
+
+    The best checkpoint gets them, is tested once more, and becomes ``<backbone>.safetensors``.
+    """
+    config = experiment.config
+    checkpoint = read_checkpoint(work_dir / "best.pth")
+    load_exactly(experiment.task, checkpoint["state_dict"], source=work_dir / "best.pth")
+    device = next(experiment.task.parameters()).device
+    images = compute_batchnorm_statistics(experiment.net, _statistics_batches(experiment), device=device)
+    figures = evaluate(experiment)
+    name = config.model.get("backbone")
+    facts = {
+        "backbone": name,
+        "classes": list(experiment.classes),
+        "figures": figures,
+        "statistics_images": images,
+        "config": config.pretty_text,
+    }
+    if distributed.rank() == 0:
+        path = publish(work_dir / f"{name}.safetensors", experiment.net.net.state_dict(), facts)
+        record = provenance(
+            config.filename, path, seed=read_settings(config, "run").seed, config_text=config.pretty_text
+        )
+        write_json(work_dir / "metrics.json", {"figures": figures, "statistics_images": images, **record})
+    distributed.wait()
+    return figures
+
+
+def _statistics_batches(experiment: Experiment):
+    """Images of the training set as they are trained on, spread evenly over it and over the processes."""
+    data, settings = experiment.train_set, read_settings(experiment.config, "loader")
+    limit = read_settings(experiment.config, "publish").statistics_images
+    count = len(data) if limit is None else min(limit, len(data))
+    rows = torch.linspace(0, len(data) - 1, count).long().tolist()
+    share = EvaluationShare(count, 64, rank=distributed.rank(), world=distributed.world_size())
+    picked = torch.utils.data.Subset(data, rows)
+    loader = torch.utils.data.DataLoader(picked, batch_sampler=share, num_workers=settings.workers)
+    for images, _ in loader:
+        yield images

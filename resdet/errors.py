@@ -1,0 +1,34 @@
+"""The one kind of error a user can cause, always told in three parts: where, what was found, what is needed."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """Something outside the program is wrong: a file, a config, a checkpoint, an argument.
+
+    Tools print the message alone (no traceback) and exit with status 1; libraries catch it like any ``ValueError``.
+
+    Args:
+        where: the thing at fault, with its path or name.
+        found: what was read there.
+        needed: what would have been right.
+    """
+
+    def __init__(self, where: object, *, found: object = None, needed: object = None) -> None:
+        if found is None and needed is None:  # how torch raises anew what a loader process raised: one text, traced
+            super().__init__(str(where).rpartition("InputError: ")[2].strip())
+        else:
+            super().__init__(f"{where}\n  found:  {found}\n  needed: {needed}")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """``one of a, b, c``, led by the names most like ``name``: the ``needed`` part of an unknown-name error."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    if close:
+        return f"did you mean {' or '.join(map(repr, close))}? (of {len(known)} known)"
+    listing = ", ".join(known[:30]) + (f", and {len(known) - 30} more" if len(known) > 30 else "")
+    return f"one of: {listing}"

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from resdet.backbones.blocks import BasicBlock
+from resdet.backbones.resnet import ResNet, resnet18, resnet50, zero_init_residual
+
+
+def tiny(num_classes=3):
+    return ResNet(BasicBlock, (1, 2, 1, 1), widths=(4, 6, 8, 10), num_classes=num_classes)
+
+
+def test_shapes_by_hand():
+    # 70 -> 35 (stem) -> 18 (pool) -> 9 -> 5 -> 3: each stage rounds up.
+    net, sizes = tiny(), []
+    for stage in (net.layer1, net.layer2, net.layer3, net.layer4):
+        stage.register_forward_hook(lambda _, __, out: sizes.append(tuple(out.shape)))
+    assert net(torch.zeros(2, 3, 70, 70)).shape == (2, 3)
+    assert sizes == [(2, 4, 18, 18), (2, 6, 9, 9), (2, 8, 5, 5), (2, 10, 3, 3)]
+    assert net.channels == (4, 6, 8, 10) and net.strides == (4, 8, 16, 32)
+
+
+def test_only_changes_of_size_project():
+    net = tiny()
+    stages = (net.layer1, net.layer2, net.layer3, net.layer4)
+    identities = [[isinstance(block.downsample, nn.Identity) for block in stage] for stage in stages]
+    assert identities == [[True], [False, True], [False], [False]]
+
+
+def test_he_initialisation():
+    # layer4.0.conv1 of ResNet-18, 256 -> 512: fan_out = 512 * 9, so the deviation is sqrt(2 / 4608) = 0.0208.
+    torch.manual_seed(0)
+    weight = resnet18().layer4[0].conv1.weight
+    torch.testing.assert_close(weight.std().item(), math.sqrt(2 / (512 * 9)), rtol=0.01, atol=0)
+    assert abs(weight.mean().item()) < 1e-4
+
+
+def test_zero_init_starts_blocks_as_the_identity():
+    net = tiny()
+    zero_init_residual(net)
+    x = torch.rand(2, 4, 5, 5)
+    torch.testing.assert_close(net.layer1(x), x)
+    with torch.device("meta"):
+        bottlenecks = resnet50()
+    zero_init_residual(bottlenecks)  # knows bn3
+
+
+def test_an_empty_batch_passes():
+    assert tiny().eval()(torch.zeros(0, 3, 64, 64)).shape == (0, 3)
+
+
+def test_every_layer_learns():
+    net = tiny()
+    net(torch.randn(4, 3, 64, 64)).square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in net.parameters())
+
+
+def test_depths_and_widths_must_pair():
+    with pytest.raises(ValueError, match="shorter"):
+        ResNet(BasicBlock, (1, 1, 1))

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import logging
+import pickle
+
+import numpy as np
+import pytest
+
+from resdet.datasets.annotations import Annotations, FileNames, check_boxes, check_images, to_coco
+from resdet.errors import InputError
+from resdet.labels import COCO_CATEGORY_IDS, COCO_CLASSES, VOC_CLASSES
+
+
+def check(rows, hw=(10, 20), strict=False):
+    boxes = np.array(rows, dtype=np.float64).reshape(-1, 4)
+    sizes = np.tile(np.array(hw), (len(boxes), 1))
+    return check_boxes(boxes, sizes, lambda row: f"image {row} {rows[row]}", source="x.json", strict=strict)
+
+
+def test_file_names_round_trip():
+    names = ["a.jpg", "", "ünïcode/ä b.png", "c"]
+    files = FileNames(names)
+    assert list(files) == names and len(files) == 4 and list(FileNames([])) == []
+    assert list(pickle.loads(pickle.dumps(files))) == names
+    with pytest.raises(IndexError):
+        files[4]
+    with pytest.raises(IndexError):
+        files[-1]
+
+
+def test_boxes_by_hand(caplog):
+    nan = float("nan")
+    # the image is 20 wide and 10 high. In turn: fine; all of it; NaN; no width; negative height; from 2 left of it to
+    # 2 below it, of which 2 x 10 remain; right of it
+    rows = [[1, 2, 3, 4], [0, 0, 20, 10], [nan, 0, 1, 1], [5, 5, 5, 8], [5, 8, 9, 5], [-2, 0, 2, 12], [20.5, 0, 22, 5]]
+    boxes, kept = check(rows)
+    np.testing.assert_array_equal(kept, [True, True, False, False, False, True, False])
+    np.testing.assert_array_equal(boxes, np.array([[1, 2, 3, 4], [0, 0, 20, 10], [0, 0, 2, 10]], dtype=np.float32))
+    assert boxes.dtype == np.float32
+    (record,) = caplog.records
+    message = record.getMessage()
+    assert record.levelno == logging.WARNING and message.startswith("x.json: 5 of 7 boxes at fault: 1 NaN")
+    for part in ("2 without width or height", "1 partly outside", "1 wholly outside", "image 2 [nan", "image 4"):
+        assert part in message
+    assert "image 5" not in message  # the first three only
+
+
+def test_good_boxes_say_nothing(caplog):
+    rows = [[0, 0, 20, 10], [-0.05, 3, 20.09, 9]]  # two decimals overshoot: clipped without a word
+    boxes, kept = check(rows, strict=True)
+    np.testing.assert_array_equal(boxes, np.array([[0, 0, 20, 10], [0, 3, 20, 9]], dtype=np.float32))
+    assert kept.all() and not caplog.records
+    boxes, kept = check([])
+    assert boxes.shape == (0, 4) and kept.shape == (0,)
+
+
+def test_unknown_size_limits_only_left_and_top(caplog):
+    boxes, _ = check([[-3, 1, 999, 5]], hw=(0, 0))
+    np.testing.assert_array_equal(boxes, np.array([[0, 1, 999, 5]], dtype=np.float32))
+    assert "1 partly outside" in caplog.text
+
+
+@pytest.mark.parametrize("row", [[float("inf"), 0, 1, 1], [1, 1, 1, 5], [-1, 0, 5, 5], [0, 0, 20.2, 5], [30, 1, 35, 5]])
+def test_strict_refuses(row):
+    with pytest.raises(InputError, match=r"x\.json\n.*1 of 1 boxes at fault: .*image 0"):
+        check([row], strict=True)
+
+
+def test_missing_images(tmp_path):
+    (tmp_path / "sub").mkdir()
+    for name in ("a.jpg", "sub/b.jpg"):
+        (tmp_path / name).touch()
+    check_images(str(tmp_path), ["a.jpg", "sub/b.jpg"], source="x.json")
+    with pytest.raises(InputError, match=r"3 of 4 images are missing; first: c.jpg, sub/a.jpg, no/d.jpg"):
+        check_images(str(tmp_path), ["a.jpg", "c.jpg", "sub/a.jpg", "no/d.jpg"], source="x.json")
+    with pytest.raises(InputError, match="no such folder"):
+        check_images(str(tmp_path / "none"), [], source="x.json")
+
+
+def test_to_coco_by_hand():
+    annotations = Annotations(
+        source="voc",
+        image_root="",
+        classes=("cat", "dog"),
+        category_ids=np.array([1, 2]),
+        image_ids=np.array([7, 9]),
+        files=FileNames(["a.jpg", "b.jpg"]),
+        hw=np.array([[10, 20], [30, 40]], dtype=np.int32),
+        first=np.array([0, 0, 2]),
+        boxes=np.array([[1, 2, 4, 8], [0, 0, 40, 30]], dtype=np.float32),
+        labels=np.array([1, 0]),
+        ignore=np.array([False, True]),
+        areas=np.array([18, 1200], dtype=np.float32),
+        box_ids=np.array([1, 2]),
+    )
+    assert annotations.rows(0) == slice(0, 0) and annotations.rows(1) == slice(0, 2)
+    coco = to_coco(annotations)
+    assert coco["images"] == [
+        {"id": 7, "file_name": "a.jpg", "height": 10, "width": 20},
+        {"id": 9, "file_name": "b.jpg", "height": 30, "width": 40},
+    ]
+    dog = {"id": 1, "image_id": 9, "category_id": 2, "bbox": [1.0, 2.0, 3.0, 6.0], "area": 18.0, "iscrowd": 0}
+    cat = {"id": 2, "image_id": 9, "category_id": 1, "bbox": [0.0, 0.0, 40.0, 30.0], "area": 1200.0, "iscrowd": 1}
+    assert coco["annotations"] == [dog, cat]
+    assert coco["categories"] == [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
+
+
+def test_labels():
+    assert len(set(VOC_CLASSES)) == 20 and list(VOC_CLASSES) == sorted(VOC_CLASSES)
+    assert len(set(COCO_CLASSES)) == len(COCO_CATEGORY_IDS) == 80
+    ids = dict(zip(COCO_CLASSES, COCO_CATEGORY_IDS, strict=True))
+    # read off the official file, one from before and after each run of holes
+    assert ids["person"] == 1 and ids["fire hydrant"] == 11 and ids["stop sign"] == 13 and ids["backpack"] == 27
+    assert ids["dining table"] == 67 and ids["toilet"] == 70 and ids["book"] == 84 and ids["toothbrush"] == 90

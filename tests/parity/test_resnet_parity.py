@@ -1,0 +1,123 @@
+"""Same weights, same numbers: our nets against torchvision's and timm's, from random weights and BN statistics."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import nn
+from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool
+
+from resdet.backbones import BACKBONES, FPN
+from resdet.backbones.frozen import freeze_batchnorm
+from resdet.backbones.weights import init_backbone, load_exactly, publish, read_weights
+
+DEPTHS = (18, 34, 50, 101, 152)
+
+
+def filled(build, state=None):
+    """A net whose weights are ``state``, or random with every BN different; built without its own initialisation."""
+    with torch.device("meta"):
+        net = build()
+    net.to_empty(device="cpu")
+    if state is not None:
+        net.load_state_dict(state)
+        return net.eval()
+    generator = torch.Generator().manual_seed(0)
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for tensor, low, high in (
+                (module.weight.data, 0.5, 1.5),
+                (module.bias.data, -0.5, 0.5),
+                (module.running_mean, -0.5, 0.5),
+                (module.running_var, 0.5, 1.5),
+            ):
+                tensor.uniform_(low, high, generator=generator)
+            module.num_batches_tracked.zero_()
+        elif isinstance(module, nn.Conv2d | nn.Linear):
+            fan_in = module.weight[0].numel()
+            module.weight.data.normal_(std=fan_in**-0.5, generator=generator)
+            if module.bias is not None:
+                module.bias.data.normal_(generator=generator)
+    for name, module in net.named_modules():  # keep the sum of up to 50 residuals near one
+        if name.endswith(("0.bn2", "0.bn3")) or name.split(".")[-1] == "bn3":
+            module.weight.data.mul_(0.3)
+    return net.eval()
+
+
+@pytest.fixture(scope="module")
+def images():
+    return torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="module", params=DEPTHS)
+def reference(request, images):
+    """(depth, torchvision's net, its logits)."""
+    net = filled(lambda: torchvision.models.get_model(f"resnet{request.param}"))
+    with torch.no_grad():
+        logits = net(images)
+    assert logits.isfinite().all() and 0.1 < logits.std() < 1e3  # neither dead nor exploding
+    return request.param, net, logits
+
+
+def test_torchvision_and_timm_logits(reference, images):
+    depth, theirs, logits = reference
+    with torch.device("meta"):
+        ours = BACKBONES.build(f"resnet{depth}")
+    ours.to_empty(device="cpu")
+    load_exactly(ours.eval(), theirs.state_dict(), source="torchvision")
+    timms = filled(lambda: timm.create_model(f"resnet{depth}", pretrained=False), ours.state_dict())
+    with torch.no_grad():
+        torch.testing.assert_close(ours(images), logits, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(timms(images), logits, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(freeze_batchnorm(ours)(images), logits, rtol=1e-4, atol=1e-4)
+
+
+def test_stride_on_the_1x1(reference, images):
+    depth, net, v1_5 = reference
+    if depth < 50:
+        pytest.skip("basic blocks have no 1x1")
+    ours = filled(lambda: BACKBONES.build(f"resnet{depth}-1x1"), net.state_dict())
+    first_blocks = [stage[0] for stage in (net.layer2, net.layer3, net.layer4)]
+    with torch.no_grad():
+        out = ours(images)
+        for block in first_blocks:
+            block.conv1.stride, block.conv2.stride = (2, 2), (1, 1)
+        caffe = net(images)
+        for block in first_blocks:
+            block.conv1.stride, block.conv2.stride = (1, 1), (2, 2)
+    torch.testing.assert_close(out, caffe, rtol=1e-5, atol=1e-5)
+    assert (out - v1_5).abs().max() > 0.01  # the same weights mean something else
+
+
+def test_published_files_load_everywhere(tmp_path, images):
+    ours = filled(lambda: BACKBONES.build("resnet18"))
+    path = publish(tmp_path / "resnet18.safetensors", ours.state_dict(), {"backbone": "resnet18"})
+    state, _ = read_weights(path)
+    theirs = torchvision.models.get_model("resnet18")
+    theirs.load_state_dict(state)
+    timms = timm.create_model("resnet18", checkpoint_path=str(path))
+    again = init_backbone("timm/resnet18", path, num_classes=1000)
+    with torch.no_grad():
+        for net in (theirs, timms, again):
+            torch.testing.assert_close(net.eval()(images), ours(images), rtol=1e-5, atol=1e-5)
+
+
+def test_fpn():
+    channels = (8, 16, 24, 32)
+    theirs = FeaturePyramidNetwork(channels, 16, LastLevelMaxPool())
+    ours = FPN(channels, 16, strides=(4, 8, 16, 32))
+    for p in theirs.parameters():
+        nn.init.normal_(p)
+    names = {"inner_blocks": "lateral", "layer_blocks": "output"}
+    state = {}
+    for key, value in theirs.state_dict().items():
+        kind, level, _, leaf = key.split(".")
+        state[f"{names[kind]}.{level}.{leaf}"] = value
+    load_exactly(ours, state, source="torchvision's FPN")
+    maps = [torch.randn(2, c, s, s + 3) for c, s in zip(channels, (25, 13, 7, 4), strict=True)]
+    expected = theirs(OrderedDict((str(i), m) for i, m in enumerate(maps)))
+    torch.testing.assert_close(ours(maps), list(expected.values()), rtol=1e-5, atol=1e-5)
