@@ -22,6 +22,7 @@ def test_frame_covers_the_edge_pixels_of_the_box():
     assert picture.size == (600, 500)
     for at in ((10, 70), (89, 70), (50, 99)):
         assert picture.getpixel(at) == class_colour(1)
+    assert picture.getpixel((90, 70)) == picture.getpixel((50, 100)) == (0, 0, 0)  # the dark edge begins outside
     for at in ((50, 70), (5, 70), (95, 70), (50, 105)):
         assert picture.getpixel(at) == (120, 120, 120)
 

@@ -33,7 +33,7 @@ from resdet.errors import InputError
 
 __all__ = ["CATEGORY_IDS", "CLASSES", "SCENE_CLASSES", "VERSION", "write_shapes"]
 
-VERSION = 1
+VERSION = 2
 """Raised with every change of the pictures; a data set of another version is written anew."""
 CATEGORY_IDS = (1, 2, 3, 5, 6, 7, 9, 10, 13, 14)
 """Ids of the COCO form, with holes like COCO's own, so that a mix-up of ids and labels shows."""
@@ -237,6 +237,8 @@ def _draw_crops(stream: str, seed: int, index: int) -> list[tuple[int, bytes]]:
             continue
         side = round(longer * zoom)
         x, y = round((x1 + x2 - side) / 2 + shift[0] * side), round((y1 + y2 - side) / 2 + shift[1] * side)
+        h, w = scene.image.shape[:2]  # move the square into the image, or over it where it is larger
+        x, y = (int(np.clip(at, *sorted((0, full - side)))) for at, full in ((x, w), (y, h)))
         framed = cv2.copyMakeBorder(scene.image, side, side, side, side, cv2.BORDER_REFLECT)
         square = framed[y + side : y + 2 * side, x + side : x + 2 * side]
         how = cv2.INTER_AREA if side > CROP_SIDE else cv2.INTER_CUBIC
