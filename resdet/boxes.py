@@ -28,10 +28,10 @@ def area(boxes: Tensor) -> Tensor:
 
 def _intersection(first: Tensor, second: Tensor) -> Tensor:
     """(..., A, 4) and (..., B, 4) to the (..., A, B) area of each pair's intersection."""
-    low = torch.maximum(first[..., :, None, :2], second[..., None, :, :2])
-    high = torch.minimum(first[..., :, None, 2:], second[..., None, :, 2:])
-    size = (high - low).clamp_(min=0)
-    return size[..., 0] * size[..., 1]
+    (left, top, right, bottom), others = first[..., :, None, :].unbind(-1), second[..., None, :, :].unbind(-1)
+    width = (torch.minimum(right, others[2]) - torch.maximum(left, others[0])).clamp_(min=0)
+    height = (torch.minimum(bottom, others[3]) - torch.maximum(top, others[1])).clamp_(min=0)
+    return width.mul_(height)
 
 
 def iou(first: Tensor, second: Tensor) -> Tensor:
@@ -40,8 +40,8 @@ def iou(first: Tensor, second: Tensor) -> Tensor:
     A pair whose union is empty has an IoU of 0, so that padding rows of zeros never match.
     """
     shared = _intersection(first, second)
-    union = area(first)[..., :, None] + area(second)[..., None, :] - shared
-    return shared / union.clamp(min=torch.finfo(union.dtype).tiny)
+    union = (area(first)[..., :, None] + area(second)[..., None, :]).sub_(shared)
+    return shared.div_(union.clamp_(min=torch.finfo(union.dtype).tiny))
 
 
 def coverage(boxes: Tensor, regions: Tensor) -> Tensor:
@@ -49,7 +49,7 @@ def coverage(boxes: Tensor, regions: Tensor) -> Tensor:
 
     This is the overlap that counts for crowd regions, which may be far larger than the boxes within.
     """
-    return _intersection(boxes, regions) / area(boxes)[..., :, None].clamp(min=torch.finfo(boxes.dtype).tiny)
+    return _intersection(boxes, regions).div_(area(boxes)[..., :, None].clamp(min=torch.finfo(boxes.dtype).tiny))
 
 
 def clip(boxes: Tensor, limits: Tensor) -> Tensor:

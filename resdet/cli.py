@@ -116,7 +116,10 @@ def evaluate(arguments: Sequence[str] | None = None) -> None:
             figures, metric = run_evaluation(experiment), experiment.metric
         if distributed.rank():
             return
-        print(format_table(metric.report) if config.task == "detection" else format_table(figures))
+        if config.task == "detection":
+            print(format_table(metric.report))
+        else:
+            print("\n".join(f"{name:<16} {value:.4f}" for name, value in figures.items()))
         if config.task == "detection" and config.metric != "coco":
             print(f"\nby COCO's protocol: mAP@[.5,.95] {figures['coco/AP']:.3f}  mAP@.5 {figures['coco/AP50']:.3f}")
         if args.save_detections:
@@ -166,6 +169,47 @@ def infer(arguments: Sequence[str] | None = None) -> None:
     run(main)
 
 
+def benchmark(arguments: Sequence[str] | None = None) -> None:
+    """``tools/benchmark.py``."""
+    parser = argparse.ArgumentParser(
+        description="Time our ResNet-50-FPN beside torchvision's: same weights, images and threads, in turns in one run."
+    )
+    parser.add_argument("work", nargs="+", choices=("infer", "train"), help="what to time")
+    parser.add_argument(
+        "--sizes", nargs="+", default=["320x427"], metavar="HxW", help="image sizes (default: 320x427; COCO is 800x1066)"
+    )
+    parser.add_argument("--runs", type=int, default=5, metavar="N", help="timed runs of each net (default: 5)")
+    parser.add_argument("--threads", type=int, metavar="N", help="threads of torch (default: its own choice)")
+    parser.add_argument("--out", metavar="FILE", help="write the table as JSON")
+    args = parser.parse_args(arguments)
+
+    def main() -> None:
+        import torch
+
+        from resdet import benchmark as timing
+        from resdet.errors import InputError
+        from resdet.evaluation.report import provenance, write_json
+
+        if args.threads:
+            torch.set_num_threads(args.threads)
+        rows = []
+        print(f"{'':<36} {'ours':>9} {'torchvision':>12} {'ratio':>7}")
+        for size in args.sizes:
+            height, cross, width = size.partition("x")
+            if not (cross and height.isdigit() and width.isdigit()):
+                raise InputError("--sizes", found=repr(size), needed="HEIGHTxWIDTH, as 800x1066")
+            for work in args.work:
+                run_one = {"infer": timing.time_inference, "train": timing.time_training}[work]
+                rows.append(run_one((int(height), int(width)), runs=args.runs))
+                row = rows[-1]
+                print(f"{row.work:<36} {row.ours:>8.2f}s {row.torchvision:>11.2f}s {row.ratio:>7.2f}", flush=True)
+        print(f"peak memory of the run, both nets: {timing.peak_memory_gib():.1f} GiB")
+        if args.out:
+            write_json(args.out, {"rows": rows, **provenance(None, None)})
+
+    run(main)
+
+
 def _work_dir(args: argparse.Namespace) -> Path:
     return Path(args.work_dir or Path("work_dirs") / Path(args.config).stem)
 
@@ -191,3 +235,7 @@ def _check_environment() -> None:
             found=reason,
             needed="a pair that fits: pip install --upgrade --force-reinstall torch torchvision",
         ) from error
+
+
+if __name__ == "__main__":
+    run(lambda: None)  # only the check of the environment

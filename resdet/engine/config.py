@@ -32,6 +32,7 @@ SCALARS = {
     "task": ("detection", "classification"),
     "metric": ("coco", "voc07", "voc12", "classification"),
     "augmentation": None,
+    "load_from": None,
 }
 SUPPLIED = ("num_classes",)
 """Arguments of a model that may be left out, since they follow from the data."""

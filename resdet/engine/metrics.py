@@ -27,6 +27,7 @@ class ShareMetric(BaseMetric):
     was given, each image once, and all of them are joined.
     """
 
+    default_prefix = ""  # the names of the figures are complete
     higher_is_better = ""
     """The figure that tells the best checkpoint."""
 
@@ -123,6 +124,7 @@ class VocMetric(DetectionMetric):
 class ClassificationMetric(BaseMetric):
     """Top-1 and top-5 accuracy and error, as fractions."""
 
+    default_prefix = ""
     higher_is_better = "top1"
 
     def __init__(self, classes: Sequence[str]) -> None:

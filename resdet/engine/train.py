@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,10 @@ from resdet.engine.hooks import Checkpoints, FiniteLoss, Progress, StepSeed
 from resdet.engine.optim import build_optimizer, build_schedulers, in_steps
 from resdet.engine.runner import EvaluationLoop, ResdetRunner, StepLoop, read_checkpoint
 from resdet.evaluation.report import provenance, write_json
+
+
+CLASS_LAYERS = ("*.class_logits.*", "*.box_deltas.*", "net.net.fc.*")
+"""Layers with one output per class."""
 
 
 def train(
@@ -50,6 +55,8 @@ def train(
     distributed.start(launcher)
     work_dir = Path(work_dir)
     experiment = build_experiment(config, training=True)
+    if config.get("load_from"):
+        load_trained(experiment, config.load_from)
     runner, checkpoints, progress = build_runner(
         experiment, work_dir=work_dir, launcher=launcher, auto_scale_lr=auto_scale_lr
     )
@@ -117,6 +124,21 @@ def build_runner(
         cfg=config,
     )
     return runner, checkpoints, progress
+
+
+def load_trained(experiment: Experiment, path: str) -> None:
+    """Start from a detector or classifier already trained (``load_from``), perhaps on other classes.
+
+    The layers that give one output per class are taken over only when the classes are the same.
+
+    Raises:
+        InputError: the checkpoint is of another architecture.
+    """
+    checkpoint = read_checkpoint(path)
+    same = tuple(checkpoint["meta"]["classes"]) == experiment.classes
+    free = () if same else CLASS_LAYERS
+    state = {k: v for k, v in checkpoint["state_dict"].items() if not any(fnmatch(k, pattern) for pattern in free)}
+    load_exactly(experiment.task, state, source=path, allowed_missing=free)
 
 
 def publish_classifier(experiment: Experiment, work_dir: Path) -> dict[str, float]:

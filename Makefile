@@ -1,0 +1,35 @@
+# make demo: a trained detector with its mAP and pictures.   make test: the tests.
+# Each sets up .venv by itself; a second call reuses it. PYTHON=python3.12 make demo takes another interpreter.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/installed
+
+.PHONY: demo test slow lint clean
+
+demo: $(STAMP)
+	$(BIN)/python -m resdet.demo
+
+test: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
+
+slow: $(STAMP)
+	$(BIN)/python -m pytest -m slow
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# torch and torchvision come from one resolve. mmengine brings opencv-python beside albumentations' headless build; the
+# headless one is put on top, because the other needs libGL, which servers lack.
+$(STAMP): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or later is needed, this is " + sys.version)'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip setuptools wheel
+	$(BIN)/python -m pip install --quiet --editable ".[test]"
+	$(BIN)/python -m pip install --quiet --force-reinstall --no-deps opencv-python-headless
+	$(BIN)/python -m resdet.cli
+	touch $(STAMP)
+
+clean:
+	rm -rf $(VENV) work_dirs data/shapes
