@@ -4,7 +4,8 @@ Command:  python tools/train_det.py configs/frcnn_r101_voc.py
 Cost:     55,000 steps of 2 images; about a day of one GPU, not run here.
 Expected: mAP 76.4 (the paper, VOC 07 test).
 
-Faster R-CNN trains 110,000 steps of one image at lr 0.001, divided by 10 after 80,000; this is the same in steps of two.
+Faster R-CNN trains 110,000 steps of one image at lr 0.001, divided by 10 after 80,000; this is the same in steps
+of two.
 """
 
 from mmengine.config import read_base

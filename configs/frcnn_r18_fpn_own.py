@@ -1,8 +1,8 @@
 """A small pyramid net for one's own data: a few hundred annotated images, one GPU or a patient CPU.
 
 Command:  python tools/train_det.py configs/frcnn_r18_fpn_own.py
-Data:     COCO form: data/own/{train,val}.json and data/own/images; class names come from the files. For VOC form see
-          the README, "Your own data". Other places: --cfg-options train_data.annotation_file=... test_data.image_root=...
+Data:     COCO form: data/own/{train,val}.json and data/own/images; class names come from the files. For VOC form and
+          for other places see the README, "Your own data".
 Cost:     500 images, 20 epochs: minutes on a GPU.
 
 The backbone is torchvision's ResNet-18 with its ImageNet weights, downloaded at first use.

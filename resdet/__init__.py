@@ -1,4 +1,4 @@
-"""resdet: Faster R-CNN on residual networks, as in "Deep Residual Learning for Image Recognition", on today's PyTorch."""
+"""Faster R-CNN on residual networks, as in "Deep Residual Learning for Image Recognition", on today's PyTorch."""
 
 __version__ = "0.1.0"
 

@@ -78,7 +78,7 @@ def encode(proposals: Tensor, targets: Tensor, weights: Weights = UNIT) -> Tenso
     tiny = torch.finfo(size.dtype).eps
     size, target_size = size.clamp(min=tiny), target_size.clamp(min=tiny)
     deltas = torch.cat([(target_centre - centre) / size, torch.log(target_size / size)], dim=-1)
-    return deltas * deltas.new_tensor(weights)
+    return deltas * _constants(weights, deltas)
 
 
 def decode(deltas: Tensor, proposals: Tensor, weights: Weights = UNIT) -> Tensor:
@@ -93,7 +93,8 @@ def decode(deltas: Tensor, proposals: Tensor, weights: Weights = UNIT) -> Tensor
         (..., 4) xyxy float32, not clipped.
     """
     centre, size = _centre_size(proposals.float())
-    deltas = deltas.float() / torch.tensor(weights, dtype=torch.float32, device=deltas.device)
+    deltas = deltas.float()
+    deltas = deltas / _constants(weights, deltas)
     new_centre = centre + deltas[..., :2] * size
     half = 0.5 * size * deltas[..., 2:].clamp(max=MAX_LOG_SCALE).exp()
     return torch.cat([new_centre - half, new_centre + half], dim=-1)
@@ -111,10 +112,16 @@ def batched_nms(boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: fl
     Returns:
         Indices of the boxes that stay, best score first.
     """
-    return torchvision.ops.batched_nms(boxes.float(), scores.float(), groups, iou_threshold)
+    # torchvision moves each group to a place of its own; in float32 a thousand groups would cost 0.1 px of precision.
+    return torchvision.ops.batched_nms(boxes.double(), scores.double(), groups, iou_threshold)
 
 
 def scale(boxes: Tensor, from_hw: tuple[int, int], to_hw: tuple[int, int]) -> Tensor:
     """Boxes of an image of size ``from_hw`` in the frame of the same image at size ``to_hw``, per axis exact."""
     y, x = to_hw[0] / from_hw[0], to_hw[1] / from_hw[1]
-    return boxes * boxes.new_tensor((x, y, x, y))
+    return boxes * _constants((x, y, x, y), boxes)
+
+
+def _constants(values: Weights, like: Tensor) -> Tensor:
+    """(4,) of the dtype and on the device of ``like``, without waiting for a GPU as ``new_tensor`` would."""
+    return torch.tensor(values, dtype=like.dtype).to(like.device, non_blocking=True)

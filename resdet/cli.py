@@ -172,11 +172,15 @@ def infer(arguments: Sequence[str] | None = None) -> None:
 def benchmark(arguments: Sequence[str] | None = None) -> None:
     """``tools/benchmark.py``."""
     parser = argparse.ArgumentParser(
-        description="Time our ResNet-50-FPN beside torchvision's: same weights, images and threads, in turns in one run."
+        description="Time our ResNet-50-FPN beside torchvision's: same weights, images, threads, in turns in one run."
     )
-    parser.add_argument("work", nargs="+", choices=("infer", "train"), help="what to time")
+    parser.add_argument("work", nargs="+", choices=("infer", "train", "data"), help="what to measure")
     parser.add_argument(
-        "--sizes", nargs="+", default=["320x427"], metavar="HxW", help="image sizes (default: 320x427; COCO is 800x1066)"
+        "--sizes",
+        nargs="+",
+        default=["320x427"],
+        metavar="HxW",
+        help="image sizes (default: 320x427; COCO is 800x1066)",
     )
     parser.add_argument("--runs", type=int, default=5, metavar="N", help="timed runs of each net (default: 5)")
     parser.add_argument("--threads", type=int, metavar="N", help="threads of torch (default: its own choice)")
@@ -193,17 +197,24 @@ def benchmark(arguments: Sequence[str] | None = None) -> None:
         if args.threads:
             torch.set_num_threads(args.threads)
         rows = []
-        print(f"{'':<36} {'ours':>9} {'torchvision':>12} {'ratio':>7}")
+        if "data" in args.work:
+            arrays, ours, lists = timing.worker_memory()
+            rows.append({"work": "data", "arrays_mib": arrays, "worker_mib": ours, "worker_of_dicts_mib": lists})
+            print(f"COCO-sized annotations: {arrays:.0f} MiB; a worker adds {ours:.1f} MiB, with dicts {lists:.0f} MiB")
+        timed = [work for work in args.work if work != "data"]
+        if timed:
+            print(f"{'':<36} {'ours':>9} {'torchvision':>12} {'ratio':>7}")
         for size in args.sizes:
             height, cross, width = size.partition("x")
             if not (cross and height.isdigit() and width.isdigit()):
                 raise InputError("--sizes", found=repr(size), needed="HEIGHTxWIDTH, as 800x1066")
-            for work in args.work:
+            for work in timed:
                 run_one = {"infer": timing.time_inference, "train": timing.time_training}[work]
                 rows.append(run_one((int(height), int(width)), runs=args.runs))
                 row = rows[-1]
                 print(f"{row.work:<36} {row.ours:>8.2f}s {row.torchvision:>11.2f}s {row.ratio:>7.2f}", flush=True)
-        print(f"peak memory of the run, both nets: {timing.peak_memory_gib():.1f} GiB")
+        if timed:
+            print(f"peak memory of the run, both nets: {timing.peak_memory_gib():.1f} GiB")
         if args.out:
             write_json(args.out, {"rows": rows, **provenance(None, None)})
 
@@ -219,22 +230,31 @@ def _names_amp(options: Sequence[str]) -> bool:
 
 
 def _check_environment() -> None:
-    """A torch and a torchvision that do not fit together fail at import; say what to install."""
+    """Packages that import only when they fit the machine; say what to install where they do not."""
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+    _check_import(_try_torch, "torch and torchvision", "pip install --upgrade --force-reinstall torch torchvision")
+    _check_import(_try_opencv, "opencv (cv2)", "pip install --force-reinstall --no-deps opencv-python-headless")
+
+
+def _try_torch() -> None:
+    import torch
+    import torchvision.ops
+
+    torchvision.ops.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
+
+
+def _try_opencv() -> None:
+    import cv2  # noqa: F401
+
+
+def _check_import(attempt: Callable[[], None], what: str, command: str) -> None:
     from resdet.errors import InputError
 
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     try:
-        import torch
-        import torchvision.ops
-
-        torchvision.ops.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
+        attempt()
     except (ImportError, RuntimeError, AttributeError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(
-            "the installed torch and torchvision",
-            found=reason,
-            needed="a pair that fits: pip install --upgrade --force-reinstall torch torchvision",
-        ) from error
+        raise InputError(f"the installed {what}", found=reason, needed=command) from error
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from resdet.errors import InputError
+
 
 class Anchors(nn.Module):
     """One set of reference boxes per feature level, centred on the multiples of the level's stride.
@@ -29,7 +31,8 @@ class Anchors(nn.Module):
     ) -> None:
         super().__init__()
         if len(sizes) != len(strides):
-            raise ValueError(f"{len(sizes)} levels of anchor sizes for {len(strides)} feature levels")
+            needed = f"one group for each of the {len(strides)} feature levels"
+            raise InputError("anchor sizes", found=f"{len(sizes)} groups: {list(sizes)}", needed=needed)
         self.strides = tuple(strides)
         self.cells = [_cell(level, ratios) for level in sizes]
         self.per_cell = len(self.cells[0])

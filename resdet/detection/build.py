@@ -1,4 +1,4 @@
-"""The two detectors, from scalars: the paper's C4 net and the pyramid that followed it. Configs name these functions."""
+"""The two detectors from scalars: the paper's C4 net and the pyramid that followed it. Configs name these functions."""
 
 from __future__ import annotations
 

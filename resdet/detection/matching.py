@@ -112,9 +112,9 @@ def sample(kind: Tensor, *, count: int, positive_fraction: float) -> Sample:
         count: S, the mini-batch per image.
         positive_fraction: largest share of positives.
     """
+    most = min(int(count * positive_fraction), kind.shape[1])  # a share of the wish, also where candidates are few
     count = min(count, kind.shape[1])
     noise = torch.rand(kind.shape, device=kind.device)
-    most = int(count * positive_fraction)
     # Keys order each image's candidates: chosen positives (3 + noise), negatives (1 + noise), everything else (-1).
     # Positives beyond their share drop out, so that background takes their places.
     key = torch.where(kind == NEGATIVE, 1 + noise, -1.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -10,6 +11,7 @@ import torchvision
 from torch import Tensor, nn
 
 from resdet import boxes as box_ops
+from resdet.errors import InputError
 
 CANONICAL_SIDE = 224.0
 """FPN, eq. 1: a region of this side (ImageNet's crop) is pooled from level ``CANONICAL_LEVEL``."""
@@ -39,7 +41,7 @@ class RoIPooling(nn.Module):
     ) -> None:
         super().__init__()
         if method not in ("align", "pool"):
-            raise ValueError(f"pooling method {method!r}: it is 'align' or 'pool'")
+            raise InputError("pooling method", found=repr(method), needed="'align' or 'pool'")
         self.side, self.strides = side, tuple(strides)
         self.method, self.samples, self.half_pixel = method, samples, half_pixel
 
@@ -61,17 +63,19 @@ class RoIPooling(nn.Module):
         pooled = features[0].new_empty((len(boxes), features[0].shape[1], self.side, self.side))
         for level, stride in enumerate(self.strides):
             rows = torch.where(levels == level)[0]
-            pooled = pooled.index_copy(0, rows, self._pool(features[level], rois[rows], stride))
+            pooled.index_copy_(0, rows, self._pool(features[level], rois[rows], stride))
         return pooled
 
     def levels(self, boxes: Tensor) -> Tensor:
         """(R,) index of the level that each of the (R, 4) boxes is pooled from (FPN, eq. 1)."""
         ideal = CANONICAL_LEVEL + torch.log2(box_ops.area(boxes).sqrt() / CANONICAL_SIDE) + 1e-6
-        finest = torch.tensor(self.strides[0], dtype=torch.float32).log2()
-        return ideal.floor().sub(finest.item()).clamp(0, len(self.strides) - 1).long()
+        finest = math.log2(self.strides[0])
+        return (ideal.floor() - finest).clamp(0, len(self.strides) - 1).long()
 
     def _pool(self, feature: Tensor, rois: Tensor, stride: int) -> Tensor:
-        rois = rois.to(feature.dtype)
+        wide = feature.float()  # both operators want one dtype, and coordinates in bfloat16 are off by whole pixels
         if self.method == "pool":
-            return torchvision.ops.roi_pool(feature, rois, self.side, 1 / stride)
-        return torchvision.ops.roi_align(feature, rois, self.side, 1 / stride, self.samples, aligned=self.half_pixel)
+            pooled = torchvision.ops.roi_pool(wide, rois, self.side, 1 / stride)
+        else:
+            pooled = torchvision.ops.roi_align(wide, rois, self.side, 1 / stride, self.samples, aligned=self.half_pixel)
+        return pooled.to(feature.dtype)

@@ -71,4 +71,6 @@ def suppress(
 
 def to_original(detections: Detections, from_hw: tuple[int, int], original_hw: tuple[int, int]) -> Detections:
     """Detections of an image of size ``from_hw`` in the frame of its file."""
-    return detections._replace(boxes=box_ops.scale(detections.boxes, from_hw, original_hw))
+    boxes = box_ops.scale(detections.boxes, from_hw, original_hw)
+    limits = boxes.new_tensor((original_hw[1], original_hw[0]) * 2)
+    return detections._replace(boxes=box_ops.clip(boxes, limits))  # rounding may leave the image by a hair

@@ -80,9 +80,9 @@ class Preprocess(nn.Module):
         device = self.mean.device
         return [
             t._replace(
-                boxes=box_ops.scale(t.boxes.to(device), sample, resized),
-                labels=t.labels.to(device),
-                ignore=t.ignore.to(device),
+                boxes=box_ops.scale(t.boxes.to(device, non_blocking=True), sample, resized),
+                labels=t.labels.to(device, non_blocking=True),
+                ignore=t.ignore.to(device, non_blocking=True),
             )
             for t, sample, resized in frames
         ]

@@ -10,9 +10,11 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import math
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import UnionType
 from typing import Any, Literal
 
 from mmengine.config import Config
@@ -54,19 +56,21 @@ def load_config(path: str | Path, options: Sequence[str] = ()) -> Config:
         raise InputError(f"config {path}", found="no such file", needed=nearest(path.name, beside))
     try:
         config = Config.fromfile(str(path))
+        imported = [name for name, value in config.items() if callable(value) or inspect.ismodule(value)]
     except Exception as error:  # a config is the user's code, which can fail in any way; the cause is shown
         raise InputError(
             f"config {path}", found=f"{type(error).__name__}: {error}", needed="a config that runs"
         ) from error
-    for name in [name for name, value in config.items() if callable(value) or inspect.ismodule(value)]:
+    for name in imported:
         config._cfg_dict.pop(name)  # what the file imports is not a section
     for option in options:
         key, value = _parse_option(option)
         section, _, name = key.partition(".")
         if section not in (*CALLS, *SETTINGS, *SCALARS):
             raise InputError(f"option {option!r}", found=f"section {section!r}", needed=nearest(section, sections()))
-        if (section in SCALARS) == bool(name):
-            raise InputError(f"option {option!r}", found=f"key {key!r}", needed="section.key=value")
+        if (section in SCALARS) == bool(name) or "." in name:
+            needed = f"{section}=value" if section in SCALARS else f"{section}.key=value"
+            raise InputError(f"option {option!r}", found=f"key {key!r}", needed=needed)
         config.merge_from_dict({key: value})
     _check(config, path)
     return config
@@ -123,22 +127,30 @@ def _check(config: Config, path: Path) -> None:
     for key, legal in SCALARS.items():
         if legal and config.get(key) not in legal:
             raise InputError(where, found=f"{key}={config.get(key)!r}", needed=nearest(str(config.get(key)), legal))
+    if not _fits(config.get("augmentation", ()), tuple[str, ...]):
+        raise InputError(where, found=f"augmentation={config.augmentation!r}", needed="a tuple of names")
+    for section in (*CALLS, *SETTINGS):
+        if not isinstance(config.get(section, {}), Mapping):
+            raise InputError(where, found=f"{section} = {config[section]!r}", needed=f"{section} = dict(...)")
     for section in CALLS:
         if section not in config:
             raise InputError(where, found=f"no section {section!r}", needed=f"{section} = dict(type=..., ...)")
-        parameters = inspect.signature(target(config, section)).parameters
+        parameters = inspect.signature(target(config, section), eval_str=True).parameters
         given = {k: v for k, v in config[section].items() if k != "type"}
         _check_keys(f"{where}, section {section!r}", given, parameters)
         for name, parameter in parameters.items():
             if parameter.default is parameter.empty and name not in given and name not in SUPPLIED:
                 raise InputError(f"{where}, section {section!r}", found=f"no {name!r}", needed=f"{name}=...")
+            if name in given and parameter.annotation is not parameter.empty:
+                _check_type(f"{where}, {section}.{name}", given[name], parameter.annotation)
     for section, kind in SETTINGS.items():
         values = config.get(section, {})
         _check_keys(f"{where}, section {section!r}", values, kind._fields)
-        types = typing.get_type_hints(kind)
         for name, value in values.items():
-            if not _fits(value, types[name]):
-                raise InputError(f"{where}, {section}.{name}", found=repr(value), needed=_say(types[name]))
+            _check_type(f"{where}, {section}.{name}", value, typing.get_type_hints(kind)[name])
+            least, greatest = settings.RANGES.get(f"{section}.{name}", (0, math.inf))
+            if isinstance(value, (int, float)) and not (math.isfinite(value) and least <= value <= greatest):
+                raise InputError(f"{where}, {section}.{name}", found=value, needed=f"a number in [{least}, {greatest}]")
 
 
 def _check_keys(where: str, given: Mapping, legal: Any) -> None:
@@ -147,17 +159,28 @@ def _check_keys(where: str, given: Mapping, legal: Any) -> None:
             raise InputError(where, found=f"unknown key {name!r}", needed=nearest(name, legal))
 
 
+def _check_type(where: str, value: Any, kind: Any) -> None:
+    if not _fits(value, kind):
+        raise InputError(where, found=repr(value), needed=_say(kind))
+
+
 def _fits(value: Any, kind: Any) -> bool:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is Literal:
         return value in arguments
-    if origin is tuple:
-        return isinstance(value, (tuple, list)) and all(_fits(v, arguments[0]) for v in value)
-    if arguments:  # a union
+    if origin in (typing.Union, UnionType):
         return any(_fits(value, one) for one in arguments)
+    if origin in (tuple, Sequence):  # a config may write either as a list
+        if not isinstance(value, (tuple, list)):
+            return False
+        if origin is Sequence or arguments[1:] == (...,):
+            return all(_fits(entry, arguments[0]) for entry in value)
+        return len(value) == len(arguments) and all(map(_fits, value, arguments))
     if kind is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
-    return isinstance(value, kind) and not (kind is int and isinstance(value, bool))
+    if not isinstance(origin or kind, type):  # Any and its like
+        return True
+    return isinstance(value, origin or kind) and not (kind is int and isinstance(value, bool))
 
 
 def _say(kind: Any) -> str:

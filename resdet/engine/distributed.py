@@ -6,6 +6,7 @@ import os
 
 import torch
 from mmengine.dist import init_dist
+from torch import Tensor
 from torch import distributed as dist
 
 from resdet.errors import InputError
@@ -38,7 +39,7 @@ def start(launcher: str) -> None:
             }[launcher],
         )
     if torch.cuda.is_available():
-        init_dist(launcher, backend="nccl")
+        init_dist(launcher, backend="cpu:gloo,cuda:nccl")  # counts and detections are joined on the CPU
         return
     rank, world, local = (os.environ[name] for name in VARIABLES[launcher])
     os.environ |= {"RANK": rank, "WORLD_SIZE": world, "LOCAL_RANK": local}
@@ -64,6 +65,28 @@ def gather(rows: list) -> list | None:
     parts = [None] * world_size() if rank() == 0 else None
     dist.gather_object(rows, parts)
     return None if parts is None else [row for part in parts for row in part]
+
+
+def everywhere(condition: bool) -> bool:
+    """Whether it holds in every process."""
+    if world_size() == 1:
+        return condition
+    failed = torch.tensor(0 if condition else 1)
+    dist.all_reduce(failed)
+    return not failed.item()
+
+
+def mean(values: Tensor) -> Tensor:
+    """Mean over the processes, elementwise."""
+    if world_size() > 1:
+        dist.all_reduce(values)
+    return values / world_size()
+
+
+def copy_from_first(values: Tensor) -> None:
+    """Overwrite a tensor by that of rank 0."""
+    if world_size() > 1:
+        dist.broadcast(values, 0)
 
 
 def wait() -> None:

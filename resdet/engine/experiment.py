@@ -50,17 +50,28 @@ def build_experiment(config: Config, *, training: bool, classes: Sequence[str] |
     if training:
         train_set = read_data(config, "train_data")
         classes = train_set.classes
-    test_set = read_data(config, "test_data", classes=classes)
+    test_set = _test_set(config, tuple(classes))
     if tuple(test_set.classes) != tuple(classes):
         raise InputError(
             f"config {config.filename}: classes of the test data",
             found=", ".join(test_set.classes),
             needed=", ".join(classes),
         )
+    torch.manual_seed(read_settings(config, "run").seed)
     net = build_net(config, num_classes=len(classes), load_init=training)
     task = (DetectionTask if config.task == "detection" else ClassificationTask)(net)
     metric = build_metric(config.metric, test_set)
     return Experiment(config, train_set, test_set, tuple(classes), net, task, metric)
+
+
+def _test_set(config: Config, classes: tuple[str, ...]) -> Dataset:
+    """With labels in the order of ``classes``; not silently cut down to them, unless the training data are."""
+    test_set = read_data(config, "test_data")
+    if test_set.classes == classes or not hasattr(test_set, "annotations"):
+        return test_set
+    if set(test_set.classes) - set(classes) and "classes" not in config.train_data:
+        return test_set
+    return read_data(config, "test_data", classes=classes)
 
 
 def read_data(config: Config, section: str, *, classes: Sequence[str] | None = None) -> Dataset:
@@ -104,7 +115,7 @@ def train_loader(experiment: Experiment) -> DataLoader:
     batches = TrainBatches(
         len(data),
         settings.batch_size // world,
-        hw=data.annotations.hw if settings.group_aspect and experiment.config.task == "detection" else None,
+        hw=data.hw if settings.group_aspect and experiment.config.task == "detection" else None,
         seed=read_settings(experiment.config, "run").seed,
         rank=distributed.rank(),
         world=world,
@@ -119,7 +130,7 @@ def test_loader(experiment: Experiment) -> DataLoader:
     share = EvaluationShare(
         len(data),
         settings.test_batch_size,
-        hw=data.annotations.hw if experiment.config.task == "detection" else None,
+        hw=data.hw if experiment.config.task == "detection" else None,
         rank=distributed.rank(),
         world=distributed.world_size(),
     )

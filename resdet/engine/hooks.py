@@ -36,7 +36,8 @@ class FiniteLoss(Hook):
     """Stops the run when a loss is NaN or infinite, and says at which step, in which loss and on which images.
 
     On a GPU it looks one step later, when the device has the value ready, so that it never waits; at steps that write
-    a checkpoint, and with ``at_once``, it looks immediately. Weights that a bad step has touched are never saved.
+    a checkpoint, and with ``at_once``, it looks immediately. Weights that a bad step has touched are never saved. With
+    several processes all of them stop at that step, since the gradient that they share is bad.
     """
 
     priority = "HIGH"
@@ -47,7 +48,7 @@ class FiniteLoss(Hook):
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Check the step before, or this one."""
-        losses = {k: v for k, v in outputs.items() if k.startswith("loss") and isinstance(v, Tensor)}
+        losses = {k: v.detach() for k, v in outputs.items() if k.startswith("loss") and isinstance(v, Tensor)}
         if self._pending is not None:
             self._check(*self._pending)
         self._pending = (runner.iter + 1, losses, data_batch)
@@ -61,14 +62,15 @@ class FiniteLoss(Hook):
             self._pending = None
 
     def _check(self, step: int, losses: dict[str, Tensor], batch: Any) -> None:
-        if bool(torch.isfinite(losses["loss"]).all()):
+        sound = bool(torch.isfinite(losses["loss"]).all())
+        if distributed.everywhere(sound):
             return
         values = ", ".join(f"{name} = {float(value):g}" for name, value in losses.items())
         ids = [t.image_id for t in batch[1]] if isinstance(batch[1], Sequence) and batch[1] else None
         images = "" if not ids or not isinstance(batch[1][0], Target) else f", images {ids}"
         raise InputError(
             f"training, step {step}{images}",
-            found=values,
+            found=f"{values} (another process has a loss that is not finite)" if sound else values,
             needed="finite losses: a lower optimizer.lr, a longer schedule.warmup_steps or optimizer.clip_norm=10",
         )
 
@@ -77,13 +79,18 @@ class Checkpoints(Hook):
     """``last.pth`` every so often and at each validation; ``best.pth`` whenever the score is the best so far.
 
     Each file is written beside its place and then moved there, so whatever happens one good checkpoint stays.
+
+    Args:
+        every: steps between two writings of last.pth.
+        score: the figure that tells the best.
+        patience: training stops after so many validations in a row without a better score; None: it does not.
     """
 
     priority = "VERY_LOW"
 
-    def __init__(self, *, every: int, score: str) -> None:
-        self.every, self.score = every, score
-        self.best = -math.inf
+    def __init__(self, *, every: int, score: str, patience: int | None = None) -> None:
+        self.every, self.score, self.patience = every, score, patience
+        self.best, self.without_better = -math.inf, 0
         self.figures: dict[str, float] = {}
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
@@ -94,24 +101,32 @@ class Checkpoints(Hook):
             self.write(runner, "last.pth", done)
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        """Write best.pth if it is, and last.pth."""
+        """Write best.pth if it is, and last.pth, whose record of the best must not be ahead of best.pth."""
         self.figures = dict(metrics or {})
         score = self.figures.get(self.score, -math.inf)
         is_best = score > self.best
         self.best = max(self.best, score)
-        self.write(runner, "last.pth", runner.iter)
+        self.without_better = 0 if is_best else self.without_better + 1
         if is_best:
             self.write(runner, "best.pth", runner.iter)
+        self.write(runner, "last.pth", runner.iter)
+        self._stop_if_enough(runner)
 
     def write(self, runner: Runner, name: str, done: int) -> None:
         """Write one checkpoint after ``done`` steps."""
-        meta = {"step": done, "best": self.best, "figures": self.figures}
+        meta = {"step": done, "best": self.best, "without_better": self.without_better, "figures": self.figures}
         runner.save_checkpoint(runner.work_dir, name, meta=meta)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Go on from the best score so far."""
-        self.best = checkpoint["meta"]["best"]
-        self.figures = checkpoint["meta"]["figures"]
+        meta = checkpoint["meta"]
+        self.best, self.without_better, self.figures = meta["best"], meta["without_better"], meta["figures"]
+        self._stop_if_enough(runner)
+
+    def _stop_if_enough(self, runner: Runner) -> None:
+        if self.patience is not None and self.without_better >= self.patience:
+            runner.train_loop.stop_training = True
+            runner.logger.info(f"early stop: {self.without_better} validations without more than {self.best:.4f}")
 
 
 class Progress(Hook):
@@ -146,7 +161,8 @@ class Progress(Hook):
             self._bar.update(self._task, completed=done)
         if done % self.every and done != runner.max_iters:
             return
-        values = {name: float(value) / self._steps for name, value in self._sum.items()}
+        means = distributed.mean(torch.stack([value.float() for value in self._sum.values()]) / self._steps)
+        values = dict(zip(self._sum, means.tolist(), strict=True))
         lr = runner.optim_wrapper.get_lr()["lr"][0]
         now = time.perf_counter()
         speed = self._steps * self.batch_size / (now - self._since)
@@ -160,12 +176,16 @@ class Progress(Hook):
         runner.visualizer.add_scalars({**values, "lr": lr, "images_per_second": speed, "step": done}, step=done)
         self._since, self._steps, self._sum = now, 0, {}
 
+    def before_val_epoch(self, runner: Runner) -> None:
+        """Stop the clock."""
+        self._paused = time.perf_counter()
+
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Report the figures of a validation."""
         figures = {k: float(v) for k, v in (metrics or {}).items() if v is not None}
         runner.logger.info(f"step {runner.iter}: " + "  ".join(f"{k} {v:.4f}" for k, v in figures.items()))
         runner.visualizer.add_scalars({**figures, "step": runner.iter}, step=runner.iter)
-        self._since = time.perf_counter()
+        self._since += time.perf_counter() - self._paused
 
     def after_train(self, runner: Runner) -> None:
         """Take the bar away."""

@@ -160,8 +160,16 @@ def coco_rows(joined: list, annotations: Annotations) -> list[dict]:
 
 
 def coco_ground_truth(annotations: Annotations) -> dict:
-    """The file itself where there is one, so that the figures are those of pycocotools called directly."""
-    return load_coco_json(annotations.source) if annotations.source.endswith(".json") else to_coco(annotations)
+    """The file itself where there is one, so that the figures are those of pycocotools called directly.
+
+    Without the categories that the reader was told to leave out.
+    """
+    if not annotations.source.endswith(".json"):
+        return to_coco(annotations)
+    content, known = load_coco_json(annotations.source), set(annotations.category_ids.tolist())
+    content["categories"] = [row for row in content["categories"] if row["id"] in known]
+    content["annotations"] = [row for row in content["annotations"] if row["category_id"] in known]
+    return content
 
 
 def build_metric(name: str, dataset: Any) -> BaseMetric:

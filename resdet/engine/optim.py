@@ -39,6 +39,8 @@ def build_optimizer(net: nn.Module, given: Optimizer, *, amp: str, lr: float) ->
     parameters = [p for p in net.parameters() if p.requires_grad]
     if not parameters:
         raise InputError("optimizer", found="a net without trainable parameters", needed="fewer frozen stages")
+    if given.nesterov and not given.momentum:
+        raise InputError("optimizer.nesterov", found="True with momentum 0", needed="a momentum above 0")
     sgd = torch.optim.SGD(
         parameters, lr=lr, momentum=given.momentum, weight_decay=given.weight_decay, nesterov=given.nesterov
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,8 @@ class StepLoop(IterBasedTrainLoop):
         runner.call_hook("before_train_epoch")
         self.dataloader.batch_sampler.first_step = self._iter
         batches = iter(self.dataloader)
+        if runner.val_loop is not None and self._iter >= self._max_iters:  # resumed: its last validation may be missing
+            runner.val_loop.run()
         while self._iter < self._max_iters and not self.stop_training:
             runner.model.train()
             self.run_iter(next(batches))
@@ -74,6 +77,8 @@ class EvaluationLoop(BaseLoop):
         runner.call_hook("before_val")
         runner.call_hook("before_val_epoch")
         runner.model.eval()
+        for buffer in runner.model.buffers():  # trained BN statistics differ; rank 0's are those that are saved
+            distributed.copy_from_first(buffer)
         for batch in self.dataloader:
             with torch.no_grad(), autocast(runner.amp):
                 outputs = runner.model.val_step(batch)
@@ -112,7 +117,8 @@ class ResdetRunner(Runner):
             torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
         )
         self.logger.info(
-            f"resdet {__version__}, torch {torch.__version__}, {device}, {self.world_size} process(es), seed {self.seed}"
+            f"resdet {__version__}, torch {torch.__version__}, {device}, "
+            f"{self.world_size} process(es), seed {self.seed}"
         )
 
     def get_hooks_info(self) -> str:
@@ -123,7 +129,7 @@ class ResdetRunner(Runner):
         """Write a checkpoint whole or not at all.
 
         Raises:
-            InputError: the disk refuses; the file that was there before stays.
+            InputError: the disk refuses, or a weight is not finite; the file that was there before stays.
         """
         net = self.model.module if self.distributed else self.model
         checkpoint = {
@@ -133,6 +139,13 @@ class ResdetRunner(Runner):
             "schedulers": [s.state_dict() for s in self.param_schedulers or []],
         }
         self.call_hook("before_save_checkpoint", checkpoint=checkpoint)
+        bad = [name for name, value in checkpoint["state_dict"].items() if not torch.isfinite(value).all()]
+        if bad:
+            raise InputError(
+                f"training, step {meta['step']}",
+                found=f"weights that are not finite: {', '.join(bad[:3])}{', ...' if len(bad) > 3 else ''}",
+                needed="weights that do not diverge (nothing was saved): a lower optimizer.lr, or clip_norm=10",
+            )
         if distributed.rank() == 0:
             write_checkpoint(Path(out_dir) / filename, checkpoint)
 
@@ -151,9 +164,13 @@ class ResdetRunner(Runner):
         self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
         net = self.model.module if self.distributed else self.model
         load_exactly(net, checkpoint["state_dict"], source=filename)
-        self.optim_wrapper.load_state_dict(checkpoint["optimizer"])
-        for scheduler, state in zip(self.param_schedulers or [], checkpoint["schedulers"], strict=True):
-            scheduler.load_state_dict(state)
+        try:
+            self.optim_wrapper.load_state_dict(checkpoint["optimizer"])
+            for scheduler, state in zip(self.param_schedulers or [], checkpoint["schedulers"], strict=True):
+                scheduler.load_state_dict(state)
+        except ValueError as error:  # other frozen stages, or a schedule of other parts
+            needed = "the config that it was trained with, or a run from its start"
+            raise InputError(f"resuming {filename}", found=str(error), needed=needed) from error
         self.train_loop._iter = checkpoint["meta"]["step"]
         self._has_loaded = True
         self.logger.info(f"resumed {filename} at step {self.train_loop.iter}")
@@ -173,9 +190,10 @@ def write_checkpoint(path: Path, checkpoint: dict) -> None:
             os.fsync(file.fileno())
         os.replace(beside, path)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-        beside.unlink(missing_ok=True)
         kept = f"{path} as it was stays" if path.exists() else "nothing was written"
         raise InputError(f"saving {path}", found=f"{error} ({kept})", needed="space on the disk") from error
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def read_checkpoint(path: str | Path) -> dict:
@@ -191,11 +209,8 @@ def read_checkpoint(path: str | Path) -> dict:
     except Exception as error:  # torch raises many kinds for a damaged or foreign file
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"checkpoint {path}", found=reason, needed="a .pth of a run of this program") from error
-    if (
-        not isinstance(checkpoint, dict)
-        or "state_dict" not in checkpoint
-        or "classes" not in checkpoint.get("meta", {})
-    ):
+    meta = checkpoint.get("meta") if isinstance(checkpoint, dict) else None
+    if not isinstance(meta, dict) or "classes" not in meta or "state_dict" not in checkpoint:
         raise InputError(
             f"checkpoint {path}", found="no state_dict with meta", needed="a .pth of a run of this program"
         )
@@ -208,10 +223,13 @@ def check_classes(source: object, meta: dict, wanted: dict) -> None:
     Raises:
         InputError: the class names differ.
     """
-    found, needed = list(meta["classes"]), list(wanted["classes"])
-    if found != needed:
+    if list(meta["classes"]) != list(wanted["classes"]):
         raise InputError(
             f"checkpoint {source}",
-            found=f"{len(found)} classes ({', '.join(found[:5])}{', ...' if len(found) > 5 else ''})",
-            needed=f"{len(needed)} classes ({', '.join(needed[:5])}{', ...' if len(needed) > 5 else ''}), as the data has",
+            found=_listed(meta["classes"]),
+            needed=f"{_listed(wanted['classes'])}, as the data has",
         )
+
+
+def _listed(classes: Sequence[str]) -> str:
+    return f"{len(classes)} classes ({', '.join(classes[:5])}{', ...' if len(classes) > 5 else ''})"

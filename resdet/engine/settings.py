@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal, NamedTuple
 
 
@@ -31,7 +32,7 @@ class Optimizer(NamedTuple):
     clip_norm: float | None = None
     """Bound of the gradient's norm over all parameters."""
     accumulate: int = 1
-    """Steps whose gradients are summed into one update."""
+    """Steps whose gradients are averaged into one update."""
 
 
 class Schedule(NamedTuple):
@@ -76,3 +77,16 @@ class Publish(NamedTuple):
 
     statistics_images: int | None = 10_000
     """Training images over which BN statistics are computed; None takes all."""
+
+
+RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("loader.batch_size", "loader.test_batch_size", "optimizer.batch_size"), (1, math.inf)),
+    **dict.fromkeys(("optimizer.accumulate", "run.log_every", "run.checkpoint_every"), (1, math.inf)),
+    **dict.fromkeys(("run.early_stopping", "publish.statistics_images"), (1, math.inf)),
+    **dict.fromkeys(("schedule.length", "schedule.validate_every"), (0.001, math.inf)),
+    "schedule.warmup_factor": (1e-6, 1),
+    "optimizer.clip_norm": (1e-6, math.inf),
+    "optimizer.momentum": (0, 1),
+    "run.ema": (0.01, 0.99999),
+}
+"""Least and greatest value; numbers that are not here may not be negative."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import uuid
+import warnings
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.evaluator import Evaluator
-from mmengine.hooks import EarlyStoppingHook, EMAHook
+from mmengine.hooks import EMAHook
 
 from resdet.backbones.statistics import compute_batchnorm_statistics
 from resdet.backbones.weights import load_exactly, publish
@@ -22,8 +24,8 @@ from resdet.engine.experiment import Experiment, build_experiment, test_loader, 
 from resdet.engine.hooks import Checkpoints, FiniteLoss, Progress, StepSeed
 from resdet.engine.optim import build_optimizer, build_schedulers, in_steps
 from resdet.engine.runner import EvaluationLoop, ResdetRunner, StepLoop, read_checkpoint
+from resdet.errors import InputError
 from resdet.evaluation.report import provenance, write_json
-
 
 CLASS_LAYERS = ("*.class_logits.*", "*.box_deltas.*", "net.net.fc.*")
 """Layers with one output per class."""
@@ -86,16 +88,25 @@ def build_runner(
     batches = train_loader(experiment)
     steps = batches.batch_sampler.steps_per_epoch
     total = in_steps(schedule.length, schedule, steps)
+    unit = optimizer.accumulate  # a checkpoint between two updates would lose the gradients so far
+    checkpoint_every, validate_every = (
+        -(-number // unit) * unit
+        for number in (run.checkpoint_every, in_steps(schedule.validate_every, schedule, steps))
+    )
     used = loader.batch_size * optimizer.accumulate
     lr = optimizer.lr * used / optimizer.batch_size if auto_scale_lr else optimizer.lr
+    if unit > 1:  # the rate is set at each step, so first before the first update, which mmengine finds suspicious
+        warnings.filterwarnings("ignore", "Detected call of `scheduler.step", UserWarning)
     optim = build_optimizer(experiment.task, optimizer, amp=run.amp, lr=lr)
-    checkpoints = Checkpoints(every=run.checkpoint_every, score=experiment.metric.higher_is_better)
+    checkpoints = Checkpoints(
+        every=checkpoint_every, score=experiment.metric.higher_is_better, patience=run.early_stopping
+    )
     progress = Progress(every=run.log_every, batch_size=loader.batch_size)
     hooks: list[Any] = [StepSeed(), FiniteLoss(at_once=run.sync_check), progress, checkpoints]
     if run.ema is not None:
         hooks.append(EMAHook(momentum=1 - run.ema))
-    if run.early_stopping is not None:
-        hooks.append(EarlyStoppingHook(experiment.metric.higher_is_better, "greater", patience=run.early_stopping))
+    if run.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise InputError("run.tensorboard", found="no package tensorboard", needed='pip install "resdet[tensorboard]"')
     backends = [{"type": "LocalVisBackend"}] + [{"type": "TensorboardVisBackend"}] * run.tensorboard
     mine = ("runtime_info", "timer", "sampler_seed", "logger", "checkpoint")
     runner = ResdetRunner(
@@ -108,7 +119,7 @@ def build_runner(
         train_cfg={
             "type": StepLoop,
             "max_iters": total,
-            "val_interval": min(total, in_steps(schedule.validate_every, schedule, steps)),
+            "val_interval": min(total, validate_every),
         },
         val_cfg={"type": EvaluationLoop},
         val_evaluator=Evaluator([experiment.metric]),
@@ -165,7 +176,10 @@ def publish_classifier(experiment: Experiment, work_dir: Path) -> dict[str, floa
         record = provenance(
             config.filename, path, seed=read_settings(config, "run").seed, config_text=config.pretty_text
         )
-        write_json(work_dir / "metrics.json", {"figures": figures, "statistics_images": images, **record})
+        write_json(
+            work_dir / "metrics.json",
+            {"figures": figures, "classes": experiment.classes, "statistics_images": images, **record},
+        )
     distributed.wait()
     return figures
 

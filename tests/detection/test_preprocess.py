@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from resdet import boxes as box_ops
+from resdet.detection.preprocess import Preprocess
+from resdet.errors import InputError
+from resdet.structures import Target
+
+
+def grey(value: int, hw: tuple[int, int]) -> torch.Tensor:
+    return torch.full((3, *hw), value, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize(
+    ("hw", "expected"),
+    [
+        ((480, 640), (600, 800)),  # shorter side 600, the other by the same factor
+        ((640, 480), (800, 600)),
+        ((300, 900), (333, 1000)),  # 1800 would be too long: 1000 wins, and 333.3 is cut
+        ((1200, 1200), (600, 600)),
+        ((1, 2000), (1, 1000)),  # never without a row
+    ],
+)
+def test_size(hw, expected):
+    assert Preprocess(600, 1000).size(hw, 600) == expected
+
+
+def test_normalised_and_padded_by_hand():
+    preprocess = Preprocess(4, 8, mean=(100.0, 50.0, 0.0), std=(50.0, 25.0, 10.0), multiple=4)
+    batch = preprocess([grey(150, (4, 6)), grey(50, (8, 8))])
+    # 4x6 stays, 8x8 becomes 4x4; together 4x6, padded to 4x8
+    assert batch.input_hw == [(4, 6), (4, 4)] and batch.sample_hw == [(4, 6), (8, 8)]
+    assert batch.pixels.shape == (2, 3, 4, 8) and batch.pixels.dtype == torch.float32
+    # (150 - 100) / 50, (150 - 50) / 25, 150 / 10; and of 50: -1, 0, 5
+    assert_close(batch.pixels[0, :, :, :6], torch.tensor([1.0, 4, 15]).view(3, 1, 1).expand(3, 4, 6))
+    assert_close(batch.pixels[1, :, :, :4], torch.tensor([-1.0, 0, 5]).view(3, 1, 1).expand(3, 4, 4))
+    assert (batch.pixels[0, :, :, 6:] == 0).all() and (batch.pixels[1, :, :, 4:] == 0).all()
+    assert_close(batch.limits(), torch.tensor([[6.0, 4, 6, 4], [4, 4, 4, 4]]))
+    assert batch.pixels.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_one_of_several_sides():
+    preprocess = Preprocess((32, 64, 96), 500)
+    torch.manual_seed(0)
+    pair = [grey(0, (50, 50))] * 2
+    drawn = [preprocess(pair).input_hw for _ in range(30)]
+    assert all(a == b for a, b in drawn)  # one for the batch
+    assert {a for a, _ in drawn} == {(32, 32), (64, 64), (96, 96)}
+    assert {preprocess.eval()(pair).input_hw[0] for _ in range(10)} == {(96, 96)}
+
+
+def test_boxes_go_there_and_back_exactly_per_axis():
+    # 333x500 at shorter side 200: factor 0.6006, width 300.3 cut to 300, so the axes have ratios of their own.
+    preprocess = Preprocess(200, 1000)
+    batch = preprocess([grey(0, (333, 500))])
+    assert batch.input_hw == [(200, 300)]
+    boxes = torch.tensor([[0.0, 0, 500, 333], [125, 33.3, 250, 66.6]])
+    target = Target(boxes, torch.tensor([1, 2]), torch.tensor([False, True]), 7, (333, 500))
+    (moved,) = preprocess.move_targets([target], batch)
+    assert_close(moved.boxes, torch.tensor([[0.0, 0, 300, 200], [75, 20, 150, 40]]))
+    assert moved._replace(boxes=boxes) == target
+    assert_close(box_ops.scale(moved.boxes, batch.input_hw[0], batch.sample_hw[0]), boxes)
+
+
+def test_targets_without_objects():
+    preprocess = Preprocess(32, 64)
+    empty = Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.bool), 0, (9, 9))
+    (moved,) = preprocess.move_targets([empty], preprocess([grey(0, (9, 9))]))
+    assert moved.boxes.shape == (0, 4)
+
+
+def test_nothing_to_save():
+    assert not Preprocess(32, 64).state_dict()  # the mean is a setting, not a weight
+
+
+@pytest.mark.parametrize(
+    ("image", "found"),
+    [
+        (torch.zeros(3, 4, 5), "torch.float32 of shape (3, 4, 5)"),
+        (torch.zeros(4, 5, 3, dtype=torch.uint8), "torch.uint8 of shape (4, 5, 3)"),
+        (torch.zeros(1, 4, 5, dtype=torch.uint8), "torch.uint8 of shape (1, 4, 5)"),
+        (torch.zeros(1, 3, 4, 5, dtype=torch.uint8), "torch.uint8 of shape (1, 3, 4, 5)"),
+        (torch.zeros(3, 0, 5, dtype=torch.uint8), "torch.uint8 of shape (3, 0, 5)"),
+    ],
+)
+def test_what_is_no_image(image, found):
+    with pytest.raises(InputError) as caught:
+        Preprocess(32, 64)([grey(0, (4, 5)), image])
+    assert str(caught.value) == f"image\n  found:  {found}\n  needed: uint8 RGB (3, H, W), 0-255"

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from resdet.engine.config import load_config
+from resdet.engine.evaluate import evaluate, evaluate_detections, load_experiment
+from resdet.engine.runner import read_checkpoint
+from resdet.engine.train import train
+from resdet.errors import InputError
+
+
+def test_the_figures_are_those_of_the_run(det_config, trained):
+    experiment = load_experiment(load_config(det_config), trained / "last.pth")
+    assert experiment.train_set is None
+    assert not experiment.task.training or evaluate(experiment)
+    figures = evaluate(experiment)
+    assert figures == pytest.approx(read_checkpoint(trained / "last.pth")["meta"]["figures"], abs=1e-9)
+    assert not experiment.task.training
+    assert evaluate(experiment) == figures  # nothing is kept from one evaluation to the next
+
+
+@pytest.mark.parametrize("option", ["loader.test_batch_size=1", "loader.test_batch_size=5", "loader.workers=1"])
+def test_how_it_is_loaded_does_not_matter(det_config, trained, option):
+    figures = evaluate(load_experiment(load_config(det_config, [option]), trained / "last.pth"))
+    # Padding to another size moves sums of convolutions in the last bits.
+    assert figures == pytest.approx(read_checkpoint(trained / "last.pth")["meta"]["figures"], abs=0.02)
+
+
+def test_init_is_not_needed_to_evaluate(det_config, trained):
+    load_experiment(load_config(det_config, ["model.init=no_longer_here.safetensors"]), trained / "last.pth")
+
+
+def test_bf16(det_config, trained):
+    experiment = load_experiment(load_config(det_config, ["run.amp=bf16"]), trained / "last.pth")
+    seen = []
+    experiment.net.roi_head.class_logits.register_forward_hook(lambda _, __, output: seen.append(output.dtype))
+    evaluate(experiment)
+    assert set(seen) == {torch.bfloat16}
+
+
+def test_classification(cls_config, tmp_path):
+    train(load_config(cls_config), work_dir=tmp_path)
+    figures = evaluate(load_experiment(load_config(cls_config), tmp_path / "last.pth"))
+    assert figures == read_checkpoint(tmp_path / "last.pth")["meta"]["figures"]
+
+
+def refuse(config, checkpoint, *options):
+    with pytest.raises(InputError) as caught:
+        load_experiment(load_config(config, options), checkpoint)
+    return str(caught.value)
+
+
+def test_checkpoints_that_do_not_fit(det_config, cls_config, write_config, tiny, trained, tmp_path):
+    last = trained / "last.pth"
+    assert "mis-shaped" in refuse(det_config, last, "model.head_width=48")
+    assert "net.backbone" in refuse(det_config, last, "model.backbone=resnet18")
+    assert "missing" in refuse(cls_config, last)
+    content = json.loads(tiny.val.read_text())
+    for change in ("more", "fewer", "renamed"):
+        categories = [dict(row) for row in content["categories"]]
+        annotations = content["annotations"]
+        if change == "more":
+            categories.append({"id": 77, "name": "mauve"})
+        elif change == "fewer":
+            categories.pop()
+            annotations = [row for row in annotations if row["category_id"] != 9]
+        else:
+            categories[0]["name"] = "mauve"
+        path = tmp_path / f"{change}.json"
+        path.write_text(json.dumps({**content, "categories": categories, "annotations": annotations}))
+        config = write_config((str(tiny.val), str(path)), name=f"{change}.py")
+        message = refuse(config, last)
+        assert {"more": "mauve", "fewer": "red", "renamed": "blue"}[change] in message, message
+
+
+def test_the_truth_as_a_results_file(det_config, tiny):
+    figures, metric = evaluate_detections(load_config(det_config), tiny.val)
+    assert figures["coco/AP"] == pytest.approx(1.0)
+    assert [row.name for row in metric.report.per_class] == ["blue", "green", "red"]
+
+
+def test_a_results_file_needs_a_detection_config(cls_config, tiny):
+    with pytest.raises(InputError, match="a detection config"):
+        evaluate_detections(load_config(cls_config), tiny.val)

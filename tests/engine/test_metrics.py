@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from resdet.datasets.coco import read_coco
+from resdet.datasets.detection import DetectionDataset
+from resdet.datasets.voc import read_voc
+from resdet.engine.metrics import ClassificationMetric, CocoMetric, VocMetric, build_metric, coco_ground_truth
+from resdet.errors import InputError
+from resdet.structures import Detections
+
+
+@pytest.fixture
+def coco(tiny):
+    return DetectionDataset(read_coco(tiny.val, tiny.images))
+
+
+@pytest.fixture
+def voc(tiny):
+    return DetectionDataset(read_voc([(tiny.voc, "val")]))
+
+
+def perfect(dataset):
+    """The ground truth as answers."""
+    targets = [dataset[i][1] for i in range(len(dataset))]
+    return [(Detections(t.boxes, torch.ones(len(t.boxes)), t.labels), t) for t in targets]
+
+
+def score(metric, samples):
+    for sample in samples:
+        metric.process(None, [sample])
+    return metric.evaluate(len(samples))
+
+
+def test_the_truth_scores_one(coco, voc):
+    figures = score(build_metric("coco", coco), perfect(coco))
+    assert figures["coco/AP"] == pytest.approx(1.0)
+    assert len(figures) == 12
+    for name in ("voc07", "voc12"):
+        metric = build_metric(name, voc)
+        assert score(metric, perfect(voc)) == pytest.approx({"voc/mAP": 1.0, "coco/AP": 1.0, "coco/AP50": 1.0})
+        assert [row.name for row in metric.report.per_class] == list(voc.classes)
+        assert metric.report.method == {"voc07": "11point", "voc12": "area"}[name]
+
+
+def test_labels_become_the_ids_of_the_file(coco):
+    metric = CocoMetric(coco.annotations)
+    score(metric, perfect(coco))
+    assert {row["category_id"] for row in metric.rows} <= {2, 5, 9}
+    assert {row["image_id"] for row in metric.rows} == {90, 100, 110, 120, 130}
+
+
+def test_the_order_of_images_does_not_matter(coco):
+    draw = np.random.default_rng(0)
+    samples = perfect(coco)
+    for detections, _ in samples:
+        detections.boxes.add_(torch.from_numpy(draw.normal(0, 2, size=detections.boxes.shape)).float())
+    here = score(CocoMetric(coco.annotations), samples)
+    assert 0 < here["coco/AP"] < 1
+    assert score(CocoMetric(coco.annotations), samples[::-1]) == here
+
+
+def test_no_detections_score_zero(coco, voc):
+    none = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
+    for dataset, name, key in ((coco, "coco", "coco/AP"), (voc, "voc07", "voc/mAP")):
+        samples = [(none, target) for _, target in perfect(dataset)]
+        assert score(build_metric(name, dataset), samples)[key] == 0.0
+
+
+def test_a_lost_or_doubled_image_is_an_error(coco):
+    samples = perfect(coco)
+    with pytest.raises(RuntimeError, match="4 results for 4 of 5 images"):
+        metric = CocoMetric(coco.annotations)
+        metric.process(None, samples[:-1])
+        metric.evaluate(5)
+    with pytest.raises(RuntimeError, match="6 results for 5 of 5 images"):
+        metric = CocoMetric(coco.annotations)
+        metric.process(None, [*samples, samples[0]])
+        metric.evaluate(5)
+
+
+def test_a_metric_starts_anew_after_each_evaluation(coco):
+    metric = CocoMetric(coco.annotations)
+    assert score(metric, perfect(coco)) == score(metric, perfect(coco))
+
+
+def test_ground_truth_is_the_file(tiny, coco):
+    from resdet.datasets.coco import load_coco_json
+
+    assert coco_ground_truth(coco.annotations) == load_coco_json(tiny.val)
+
+
+def test_classes_that_the_reader_left_out_are_not_missed(tiny):
+    dataset = DetectionDataset(read_coco(tiny.val, tiny.images, classes=("red", "blue")))
+    metric = CocoMetric(dataset.annotations)
+    assert score(metric, perfect(dataset))["coco/AP"] == pytest.approx(1.0)
+    assert {row.name for row in metric.report.per_class} == {"red", "blue"}
+
+
+def test_rows_of_another_data_set_are_refused(coco, voc):
+    for metric in (CocoMetric(coco.annotations), VocMetric(voc.annotations, method="area")):
+        score(metric, perfect(coco if isinstance(metric, CocoMetric) else voc))
+        sound = metric.rows
+        for key in ("image_id", "category_id"):
+            rows = copy.deepcopy(sound)
+            rows[0][key] = 77
+            with pytest.raises(InputError, match=f"{key} 77"):
+                metric.score_rows(rows)
+
+
+def test_classification_counts():
+    # Of four images of classes 0, 0, 1, 2, the second and the fourth are taken for class 1: 2 of 4 are right.
+    metric = ClassificationMetric(("a", "b", "c"))
+    logits = torch.eye(3)[torch.tensor([0, 1, 1, 1])]
+    metric.process(None, [(logits[:2], torch.tensor([0, 0]))])
+    metric.process(None, [(logits[2:], torch.tensor([1, 2]))])
+    figures = metric.evaluate(4)
+    assert (figures["top1"], figures["top1_error"]) == (0.5, 0.5)
+    assert "top5" not in figures  # with three classes it could not be wrong
+    metric.process(None, [(logits, torch.tensor([0, 1, 1, 1]))])
+    assert metric.evaluate(4)["top1"] == 1.0  # counts start anew
+    metric.process(None, [(logits[:3], torch.tensor([0, 1, 1]))])
+    with pytest.raises(RuntimeError, match="3 of 4 images"):
+        metric.evaluate(4)
+
+
+def test_a_metric_must_go_with_the_data(cls_config):
+    from resdet.engine.config import load_config
+    from resdet.engine.experiment import read_data
+
+    data = read_data(load_config(cls_config), "test_data")
+    assert isinstance(build_metric("classification", data), ClassificationMetric)
+    with pytest.raises(InputError, match="data without boxes"):
+        build_metric("coco", data)

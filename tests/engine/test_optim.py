@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from resdet.engine.optim import autocast, build_optimizer, build_schedulers, in_steps
+from resdet.engine.settings import Optimizer, Schedule
+from resdet.errors import InputError
+
+
+def one_weight(value=(1.0, 1.0)):
+    net = nn.Module()
+    net.w = nn.Parameter(torch.tensor(value))
+    return net
+
+
+def update(wrapper, net, gradient):
+    wrapper.update_params((net.w * torch.tensor(gradient)).sum())
+
+
+def rates(schedule, steps, *, lr=1.0, steps_per_epoch=10):
+    net = one_weight()
+    wrapper = build_optimizer(net, Optimizer(momentum=0), amp="off", lr=lr)
+    schedulers = build_schedulers(wrapper, schedule, steps_per_epoch)
+    seen = []
+    for _ in range(steps):
+        seen.append(wrapper.get_lr()["lr"][0])
+        update(wrapper, net, (0.0, 0.0))
+        for scheduler in schedulers:
+            scheduler.step()
+    return seen
+
+
+def test_sgd_by_hand():
+    # w = 1; gradient 0.5 + 0.1 * w of the decay = 0.6, velocity 0.6, w = 1 - 0.1 * 0.6 = 0.94;
+    # then 0.5 + 0.094 = 0.594, velocity 0.9 * 0.6 + 0.594 = 1.134, w = 0.94 - 0.1134 = 0.8266
+    net = one_weight()
+    wrapper = build_optimizer(net, Optimizer(momentum=0.9, weight_decay=0.1), amp="off", lr=0.1)
+    update(wrapper, net, (0.5, 0.5))
+    torch.testing.assert_close(net.w.data, torch.tensor([0.94, 0.94]))
+    update(wrapper, net, (0.5, 0.5))
+    torch.testing.assert_close(net.w.data, torch.tensor([0.8266, 0.8266]))
+
+
+def test_clipping_by_hand():
+    # |(3, 4)| = 5 is cut to 1: (0.6, 0.8); with lr 1 w = (0.4, 0.2). torch divides by the norm plus 1e-6.
+    net = one_weight()
+    wrapper = build_optimizer(net, Optimizer(momentum=0, weight_decay=0, clip_norm=1.0), amp="off", lr=1.0)
+    update(wrapper, net, (3.0, 4.0))
+    torch.testing.assert_close(net.w.data, torch.tensor([0.4, 0.2]), atol=1e-5, rtol=0)
+    net = one_weight()
+    wrapper = build_optimizer(net, Optimizer(momentum=0, weight_decay=0, clip_norm=10.0), amp="off", lr=1.0)
+    update(wrapper, net, (3.0, 4.0))
+    torch.testing.assert_close(net.w.data, torch.tensor([-2.0, -3.0]))
+
+
+def test_accumulation_by_hand():
+    # Mean of (1, 0) and (3, 2) is (2, 1): w = 1 - (2, 1) = (-1, 0), and nothing before the second.
+    net = one_weight()
+    wrapper = build_optimizer(net, Optimizer(momentum=0, weight_decay=0, accumulate=2), amp="off", lr=1.0)
+    wrapper.initialize_count_status(net, 0, 4)
+    update(wrapper, net, (1.0, 0.0))
+    torch.testing.assert_close(net.w.data, torch.tensor([1.0, 1.0]))
+    update(wrapper, net, (3.0, 2.0))
+    torch.testing.assert_close(net.w.data, torch.tensor([-1.0, 0.0]))
+
+
+def test_bf16_computes_in_bfloat16_and_keeps_float32_weights():
+    net = nn.Linear(4, 2)
+    wrapper = build_optimizer(net, Optimizer(), amp="bf16", lr=0.1)
+    with wrapper.optim_context(net):
+        output = net(torch.ones(1, 4))
+    assert output.dtype == torch.bfloat16
+    assert net(torch.ones(1, 4)).dtype == torch.float32
+    wrapper.update_params(output.float().sum())
+    assert net.weight.dtype == torch.float32
+    with autocast("off"):
+        assert net(torch.ones(1, 4)).dtype == torch.float32
+
+
+def test_frozen_parameters_are_left_out():
+    net = nn.Linear(2, 2)
+    net.bias.requires_grad_(False)
+    wrapper = build_optimizer(net, Optimizer(), amp="off", lr=0.1)
+    assert [len(group["params"]) for group in wrapper.param_groups] == [1]
+
+
+def test_errors():
+    net = nn.Linear(2, 2).requires_grad_(False)
+    with pytest.raises(InputError, match="without trainable parameters"):
+        build_optimizer(net, Optimizer(), amp="off", lr=0.1)
+    with pytest.raises(InputError, match="momentum above 0"):
+        build_optimizer(one_weight(), Optimizer(nesterov=True, momentum=0), amp="off", lr=0.1)
+    if not torch.cuda.is_available():
+        with pytest.raises(InputError, match="without a GPU"):
+            build_optimizer(one_weight(), Optimizer(), amp="fp16", lr=0.1)
+
+
+def test_lengths_in_steps():
+    assert in_steps(2, Schedule(unit="epoch"), 10) == 20
+    assert in_steps(0.25, Schedule(unit="epoch"), 10) == 2
+    assert in_steps(7, Schedule(unit="step"), 10) == 7
+    assert in_steps(0.001, Schedule(unit="epoch"), 10) == 1
+
+
+def test_warmup_ends_and_milestones_divide():
+    # Warm-up of 3 steps from a tenth: 0.1, 0.55, 1; then 1 until step 5, 0.1 until 7, 0.01.
+    schedule = Schedule(unit="step", length=9, milestones=(5, 7), warmup_steps=3, warmup_factor=0.1)
+    assert rates(schedule, 9) == pytest.approx([0.1, 0.55, 1, 1, 1, 0.1, 0.1, 0.01, 0.01])
+
+
+def test_milestones_in_epochs():
+    seen = rates(Schedule(length=3, milestones=(1, 2)), 30, lr=2.0)
+    assert seen == pytest.approx([2.0] * 10 + [0.2] * 10 + [0.02] * 10)
+
+
+def test_cosine():
+    seen = rates(Schedule(unit="step", length=12, policy="cosine", warmup_steps=2, warmup_factor=0.5), 12)
+    expected = [0.5, 1.0] + [(1 + math.cos(math.pi * step / 10)) / 2 for step in range(10)]
+    assert seen == pytest.approx(expected)
+
+
+def test_no_schedule_and_a_warmup_longer_than_the_run():
+    assert rates(Schedule(unit="step", length=4), 4) == [1.0] * 4
+    seen = rates(Schedule(unit="step", length=3, policy="cosine", warmup_steps=50, warmup_factor=0.1), 3)
+    assert seen == pytest.approx([0.1, 0.55, 1.0])

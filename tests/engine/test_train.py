@@ -1,0 +1,376 @@
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from resdet.detection.faster_rcnn import FasterRCNN
+from resdet.engine import metrics
+from resdet.engine.config import load_config
+from resdet.engine.evaluate import evaluate, load_experiment
+from resdet.engine.hooks import StepSeed
+from resdet.engine.runner import read_checkpoint
+from resdet.engine.train import train
+from resdet.errors import InputError
+
+
+def run(config, work_dir, *options, **how):
+    return train(load_config(config, options), work_dir=work_dir, **how)
+
+
+def scalars(work_dir: Path, key: str) -> list[float]:
+    """The logged values of all runs in a folder, by time."""
+    files = sorted(work_dir.glob("*/vis_data/scalars.json"), key=os.path.getmtime)
+    rows = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    return [row[key] for row in rows if key in row]
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return read_checkpoint(path)["state_dict"]
+
+
+def assert_identical(a: object, b: object, where: str = "") -> None:
+    """Bit by bit, through nested containers."""
+    assert type(a) is type(b), where
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), f"{where}: {(a - b).abs().max()}"
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            assert_identical(a[key], b[key], f"{where}/{key}")
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), where
+        for number, pair in enumerate(zip(a, b, strict=True)):
+            assert_identical(*pair, f"{where}/{number}")
+    else:
+        assert a == b, where
+
+
+@pytest.fixture
+def stop_before(monkeypatch):
+    """``stop_before(n)``: the next run is interrupted as by Ctrl-C when n steps are done."""
+    original = StepSeed.before_train_iter
+
+    def arm(step):
+        def interrupted(self, runner, *args, **kwargs):
+            if runner.iter == step:
+                monkeypatch.setattr(StepSeed, "before_train_iter", original)
+                raise KeyboardInterrupt
+            original(self, runner, *args, **kwargs)
+
+        monkeypatch.setattr(StepSeed, "before_train_iter", interrupted)
+
+    return arm
+
+
+# --- a run
+
+
+def test_what_a_run_leaves(trained, det_config):
+    assert {"last.pth", "best.pth", "metrics.json"} <= set(os.listdir(trained))
+    assert not [name for name in os.listdir(trained) if name.startswith(".")]
+    checkpoint = torch.load(trained / "last.pth", weights_only=True)
+    meta = checkpoint["meta"]
+    assert (meta["step"], meta["task"], meta["classes"]) == (6, "detection", ["blue", "green", "red"])
+    assert "faster_rcnn_fpn" in meta["config"]
+    record = json.loads((trained / "metrics.json").read_text())
+    assert record["figures"].keys() == meta["figures"].keys()
+    assert record["figures"]["coco/AP"] == meta["figures"]["coco/AP"] >= 0
+    assert record["classes"] == ["blue", "green", "red"]
+    assert record["config"]["path"] == str(det_config)
+    assert record["checkpoint"]["sha256"]
+    assert record["seed"] == 0
+    assert len(scalars(trained, "loss")) == 6
+
+
+def test_losses_fall(det_config, tmp_path):
+    options = ("schedule.length=40", "schedule.milestones=()", "schedule.validate_every=40")
+    options += ("loader.batch_size=4", "optimizer.clip_norm=2.0")
+    run(det_config, tmp_path, *options)
+    losses = scalars(tmp_path, "loss")
+    assert len(losses) == 40
+    assert sum(losses[-8:]) < 0.7 * sum(losses[:8])  # 0.5 and 0.4 with seeds 0 and 1
+    names = ("loss_rpn_objectness", "loss_rpn_box", "loss_class", "loss_box")
+    parts = [sum(step) for step in zip(*(scalars(tmp_path, name) for name in names), strict=True)]
+    assert parts == pytest.approx(losses, rel=1e-4)
+
+
+def test_the_seed_decides(trained, det_config, tmp_path):
+    run(det_config, tmp_path / "same")
+    assert_identical(weights(tmp_path / "same" / "last.pth"), weights(trained / "last.pth"))
+    run(det_config, tmp_path / "other", "run.seed=1", "schedule.length=1", "schedule.validate_every=1")
+    run(det_config, tmp_path / "one", "schedule.length=1", "schedule.validate_every=1")
+    other, one = (weights(tmp_path / name / "last.pth") for name in ("other", "one"))
+    key = "net.roi_head.class_logits.weight"  # one small step from its initial value
+    assert (other[key] - one[key]).abs().mean() > 0.005
+
+
+def test_loader_processes_change_nothing(trained, det_config, tmp_path):
+    run(det_config, tmp_path, "loader.workers=2")
+    assert_identical(weights(tmp_path / "last.pth"), weights(trained / "last.pth"))
+
+
+# --- resume
+
+PLAIN = ("run.checkpoint_every=3",)  # momentum, warm-up and a milestone are in the config
+RICH = (
+    *PLAIN,
+    *("schedule.policy=cosine", "schedule.milestones=()", "run.ema=0.9", "augmentation=('flip', 'colour')"),
+    *("model.shorter_side=(48, 64)", "optimizer.nesterov=True", "schedule.validate_every=2"),
+)
+
+
+@pytest.mark.parametrize("options", [PLAIN, RICH], ids=["plain", "rich"])
+@pytest.mark.parametrize("stop", [3, 5])
+def test_a_resumed_detector_is_the_same(det_config, tmp_path, stop_before, options, stop):
+    run(det_config, tmp_path / "whole", *options)
+    stop_before(stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(det_config, tmp_path / "parts", *options)
+    before = read_checkpoint(tmp_path / "parts" / "last.pth")["meta"]["step"]
+    assert 3 <= before <= stop
+    run(det_config, tmp_path / "parts", *options, resume="auto")
+    whole, parts = (read_checkpoint(tmp_path / name / "last.pth") for name in ("whole", "parts"))
+    assert parts["meta"]["step"] == 6
+    assert_identical(parts, whole)
+    assert scalars(tmp_path / "parts", "loss")[-(6 - before) :] == scalars(tmp_path / "whole", "loss")[before:]
+    assert_identical(weights(tmp_path / "parts" / "best.pth"), weights(tmp_path / "whole" / "best.pth"))
+
+
+def test_a_resumed_classifier_is_the_same(cls_config, tmp_path, stop_before):
+    options = (
+        "run.checkpoint_every=4",
+        "optimizer.accumulate=3",
+        "loader.workers=1",
+    )  # written after 6: a whole update
+    options += ("schedule.length=9", "schedule.validate_every=100", "schedule.warmup_steps=3")
+    run(cls_config, tmp_path / "whole", *options)
+    stop_before(8)
+    with pytest.raises(KeyboardInterrupt):
+        run(cls_config, tmp_path / "parts", *options)
+    assert read_checkpoint(tmp_path / "parts" / "last.pth")["meta"]["step"] == 6
+    run(cls_config, tmp_path / "parts", *options, resume=str(tmp_path / "parts" / "last.pth"))
+    whole, parts = (read_checkpoint(tmp_path / name / "last.pth") for name in ("whole", "parts"))
+    assert_identical(parts, whole)
+
+
+def test_auto_without_a_checkpoint_starts(det_config, tmp_path, trained):
+    run(det_config, tmp_path, resume="auto")
+    assert_identical(weights(tmp_path / "last.pth"), weights(trained / "last.pth"))
+
+
+def test_a_run_killed_in_its_last_validation_is_completed(det_config, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(metrics.CocoMetric, "score_rows", lambda self, rows: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run(det_config, tmp_path)
+    assert not (tmp_path / "best.pth").exists()
+    assert read_checkpoint(tmp_path / "last.pth")["meta"]["step"] == 6
+    figures = run(det_config, tmp_path, resume="auto")
+    assert (tmp_path / "best.pth").exists()
+    assert json.loads((tmp_path / "metrics.json").read_text())["figures"]["coco/AP"] == figures["coco/AP"]
+
+
+def test_another_architecture_is_not_resumed(det_config, trained, tmp_path):
+    with pytest.raises(InputError, match="mis-shaped"):
+        run(det_config, tmp_path, "model.head_width=48", resume=str(trained / "last.pth"))
+    with pytest.raises(InputError, match="no such file"):
+        run(det_config, tmp_path, resume=str(tmp_path / "nothing.pth"))
+
+
+# --- the settings do what they say
+
+SHORT = ("schedule.milestones=()", "schedule.warmup_steps=0", "optimizer.lr=0.01")
+
+
+def run_for(config, work_dir, steps, *options, **how):
+    run(config, work_dir, *SHORT, f"schedule.length={steps}", f"schedule.validate_every={steps}", *options, **how)
+    return read_checkpoint(work_dir / "last.pth")
+
+
+def test_ema_is_what_is_saved_and_tested(det_config, tmp_path):
+    # The average starts at the weights after step 1; with a decay of 3/4 it then is 3/4 w1 + 1/4 w2.
+    key = "net.roi_head.class_logits.weight"
+    w1, w2 = (run_for(det_config, tmp_path / str(steps), steps)["state_dict"][key] for steps in (1, 2))
+    averaged = run_for(det_config, tmp_path / "ema", 2, "run.ema=0.75")
+    torch.testing.assert_close(averaged["state_dict"][key], 0.75 * w1 + 0.25 * w2, atol=1e-7, rtol=1e-5)
+    assert torch.equal(averaged["ema_state_dict"][f"module.{key}"], w2)
+    loaded = load_experiment(load_config(det_config), tmp_path / "ema" / "best.pth")
+    assert evaluate(loaded) == pytest.approx(averaged["meta"]["figures"])
+
+
+def test_early_stopping(det_config, tmp_path, monkeypatch):
+    scores = iter([0.2, 0.25, 0.25, 0.24, 0.9])  # the 2nd is the best, the next two are not better
+    monkeypatch.setattr(metrics.CocoMetric, "score_rows", lambda self, rows: {"coco/AP": next(scores)})
+    options = ("schedule.length=20", "schedule.validate_every=1", "run.early_stopping=2")
+    assert run(det_config, tmp_path, *options) == {"coco/AP": 0.24}
+    assert read_checkpoint(tmp_path / "last.pth")["meta"]["step"] == 4
+    assert read_checkpoint(tmp_path / "best.pth")["meta"]["step"] == 2
+    run(det_config, tmp_path, *options, resume="auto")  # it stays stopped
+    assert read_checkpoint(tmp_path / "last.pth")["meta"]["step"] == 4
+
+
+def test_gradient_accumulation_updates_less_often(det_config, tmp_path, monkeypatch):
+    updates = []
+    original = torch.optim.SGD.step
+    monkeypatch.setattr(torch.optim.SGD, "step", lambda self, *args: (updates.append(1), original(self, *args)))
+    run_for(det_config, tmp_path, 4, "optimizer.accumulate=2")
+    assert len(updates) == 2
+
+
+def test_clipping_bounds_the_step(det_config, tmp_path):
+    # Without momentum and decay one step moves all weights together by lr times the clipped norm.
+    options = ("optimizer.momentum=0.0", "optimizer.weight_decay=0.0")
+    first = run_for(det_config, tmp_path / "tight", 1, *options, "optimizer.clip_norm=1e-6")["state_dict"]
+    for bound, low, high in ((0.5, 0.00499, 0.00501), (None, 0.011, 1.0)):
+        after = run_for(det_config, tmp_path / str(bound), 1, *options, f"optimizer.clip_norm={bound}")["state_dict"]
+        moved = [(after[k] - first[k]).double().square().sum() for k in first if "running" not in k and "num_" not in k]
+        assert low < float(sum(moved)) ** 0.5 < high
+
+
+def test_auto_scale_lr(det_config, tmp_path):
+    options = ("optimizer.batch_size=8", "optimizer.accumulate=2")
+    for scaled, lr in ((True, 0.01 * 2 * 2 / 8), (False, 0.01)):
+        state = run_for(det_config, tmp_path / str(scaled), 2, *options, auto_scale_lr=scaled)
+        assert state["optimizer"]["param_groups"][0]["lr"] == pytest.approx(lr)
+
+
+def test_bf16_on_the_cpu(det_config, tmp_path, monkeypatch, trained):
+    seen = []
+    original = FasterRCNN.classify
+    monkeypatch.setattr(FasterRCNN, "classify", lambda net, v: (seen.append(original(net, v)), seen[-1])[1])
+    run(det_config, tmp_path, "run.amp=bf16")
+    assert {predictions.logits.dtype for predictions in seen} == {torch.bfloat16}  # training and validation
+    assert all(value.dtype != torch.bfloat16 for value in weights(tmp_path / "last.pth").values())
+    assert scalars(tmp_path, "loss")[0] == pytest.approx(scalars(trained, "loss")[0], rel=0.03)
+
+
+def test_tensorboard(det_config, tmp_path, monkeypatch):
+    run_for(det_config, tmp_path, 1)
+    assert not list(tmp_path.rglob("events.out.tfevents*"))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match="no package tensorboard"):
+        run_for(det_config, tmp_path, 1, "run.tensorboard=True")
+
+
+def test_augmentation_is_used(det_config, tmp_path, trained):
+    run(det_config, tmp_path, "augmentation=('vertical_flip',)")
+    assert scalars(tmp_path, "loss") != scalars(trained, "loss")
+
+
+# --- what goes wrong
+
+
+def test_a_loss_that_is_not_finite(det_config, tmp_path, monkeypatch):
+    original, steps = FasterRCNN.loss, []
+
+    def broken(net, images, targets):
+        steps.append([t.image_id for t in targets])
+        losses = original(net, images, targets)
+        return {**losses, "loss_class": losses["loss_class"] * float("nan")} if len(steps) == 4 else losses
+
+    monkeypatch.setattr(FasterRCNN, "loss", broken)
+    with pytest.raises(InputError) as caught:
+        run(det_config, tmp_path, "run.checkpoint_every=1")
+    where, found, needed = str(caught.value).splitlines()
+    assert where == f"training, step 4, images {steps[3]}"
+    assert "loss_class = nan" in found
+    assert "loss_rpn_box = 0." in found
+    assert "optimizer.lr" in needed
+    checkpoint = read_checkpoint(tmp_path / "last.pth")
+    assert checkpoint["meta"]["step"] == 3
+    assert all(torch.isfinite(value).all() for value in checkpoint["state_dict"].values())
+    assert not (tmp_path / "best.pth").exists()
+    assert not (tmp_path / "metrics.json").exists()
+
+
+def test_a_full_disk_in_a_run(det_config, tmp_path, monkeypatch):
+    from resdet.engine import runner
+
+    original, calls = torch.save, []
+
+    def save(*args, **kwargs):
+        calls.append(1)
+        if len(calls) > 1:
+            raise OSError(28, "No space left on device")
+        original(*args, **kwargs)
+
+    monkeypatch.setattr(runner.torch, "save", save)
+    with pytest.raises(InputError, match="No space left on device"):
+        run(det_config, tmp_path, "run.checkpoint_every=2")
+    assert read_checkpoint(tmp_path / "last.pth")["meta"]["step"] == 2
+    assert [name for name in os.listdir(tmp_path) if name.endswith((".pth", ".json")) or name[0] == "."] == ["last.pth"]
+
+
+def test_the_splits_must_have_the_same_classes(write_config, tiny, tmp_path):
+    content = json.loads(tiny.val.read_text())
+    content["categories"].append({"id": 77, "name": "mauve"})
+    (tmp_path / "more.json").write_text(json.dumps(content))
+    path = write_config((str(tiny.val), str(tmp_path / "more.json")))
+    with pytest.raises(InputError, match=r"classes of the test data\n.*mauve"):
+        run(path, tmp_path / "w")
+    chosen = "train_data.classes=('red', 'blue')"  # on purpose, for both
+    run(path, tmp_path / "w", chosen, "schedule.length=1", "schedule.validate_every=1")
+    assert read_checkpoint(tmp_path / "w" / "last.pth")["meta"]["classes"] == ["red", "blue"]
+
+
+def test_a_training_set_without_objects(write_config, tiny, tmp_path):
+    content = json.loads(tiny.train.read_text())
+    (tmp_path / "none.json").write_text(json.dumps({**content, "annotations": []}))
+    with pytest.raises(InputError, match="no boxes"):
+        run(write_config((str(tiny.train), str(tmp_path / "none.json"))), tmp_path / "w")
+    assert not (tmp_path / "w").exists()
+
+
+def test_class_count_of_the_config(det_config, tmp_path):
+    with pytest.raises(InputError, match=r"model\.num_classes\n.*4\n.*3, as the data has"):
+        run(det_config, tmp_path / "w", "model.num_classes=4")
+
+
+# --- other data
+
+
+def test_voc(write_config, tiny, tmp_path):
+    path = write_config(
+        ("coco import read_coco", "voc import read_voc"),
+        (
+            f'read_coco, annotation_file="{tiny.train}", image_root="{tiny.images}"',
+            f'read_voc, splits=[("{tiny.voc}", "train")]',
+        ),
+        (
+            f'read_coco, annotation_file="{tiny.val}", image_root="{tiny.images}"',
+            f'read_voc, splits=[("{tiny.voc}", "val")]',
+        ),
+        ('"coco"', '"voc07"'),
+    )
+    figures = run(path, tmp_path / "w")
+    assert figures.keys() == {"voc/mAP", "coco/AP", "coco/AP50"}
+    assert read_checkpoint(tmp_path / "w" / "last.pth")["meta"]["best"] == figures["voc/mAP"]
+
+
+def test_a_published_classifier_starts_a_detector(cls_config, det_config, tmp_path):
+    figures = run(cls_config, tmp_path / "cls", "schedule.length=12", "publish.statistics_images=16")
+    assert figures["images"] == sum(1 for _ in cls_config.parent.glob("folders/val/*/*"))
+    published = tmp_path / "cls" / "resnet18-half.safetensors"
+    record = json.loads((tmp_path / "cls" / "metrics.json").read_text())
+    assert (record["figures"], record["statistics_images"]) == (figures, 16)
+    assert record["checkpoint"]["path"] == str(published)
+    options = (f"model.init={published}", "model.frozen_stages=2", "model.frozen_batchnorm=True")
+    run(det_config, tmp_path / "det", *options)
+    from resdet.backbones.weights import read_weights
+
+    state, facts = read_weights(published)
+    assert (facts["backbone"], facts["classes"], facts["statistics_images"]) == (
+        "resnet18-half",
+        ["blue", "green", "red"],
+        16,
+    )
+    after = weights(tmp_path / "det" / "last.pth")
+    frozen = next(key for key in after if key.endswith("conv1.weight"))
+    assert torch.equal(after[frozen], state["conv1.weight"])  # the stem is frozen and came from the file
+    best = weights(tmp_path / "cls" / "best.pth")
+    assert torch.equal(best["net.net.conv1.weight"], state["conv1.weight"])
+    assert not torch.equal(best["net.net.bn1.running_mean"], state["bn1.running_mean"])  # computed anew

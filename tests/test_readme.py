@@ -1,0 +1,66 @@
+"""The README names only things that exist, and its commands parse."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from resdet.engine import settings
+from resdet.engine.config import SETTINGS
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```\n(.*?)```", README, flags=re.S)
+COMMANDS = [line for block in BLOCKS for line in block.replace("\\\n", " ").splitlines()]
+
+
+def test_every_tool_config_and_link_exists():
+    for path in re.findall(r"\b(?:tools|configs)/[\w/]+\.py", README) + re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (ROOT / path).exists(), path
+    for name in re.findall(r"^\| `(\w+)` \|", README, flags=re.M):
+        assert (ROOT / "configs" / f"{name}.py").exists(), name
+
+
+def test_make_targets_exist():
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"make (\w+)  ", README):
+        assert re.search(rf"^{target}:", makefile, flags=re.M), target
+
+
+def test_ci_runs_the_test_command():
+    assert "make test" in (ROOT / ".ci" / "run").read_text()
+    assert "make test" in README
+
+
+def test_every_setting_it_names_exists():
+    named = re.findall(r"\b(loader|optimizer|schedule|run|publish)\.(\w+)", README)
+    assert named
+    for section, key in named:
+        assert key in SETTINGS[section]._fields, f"{section}.{key}"
+
+
+@pytest.mark.parametrize("line", [line for line in COMMANDS if "tools/" in line])
+def test_commands_use_flags_that_the_tools_have(line, capsys):
+    from resdet import cli
+
+    words = shlex.split(line, comments=True)
+    tool = next(word for word in words if word.startswith("tools/"))
+    call = {
+        "tools/train_det.py": lambda: cli.train("detection", "", ["-h"]),
+        "tools/train_cls.py": lambda: cli.train("classification", "", ["-h"]),
+        "tools/eval.py": lambda: cli.evaluate(["-h"]),
+        "tools/infer.py": lambda: cli.infer(["-h"]),
+        "tools/benchmark.py": lambda: cli.benchmark(["-h"]),
+    }[tool]
+    with pytest.raises(SystemExit, match="0"):
+        call()
+    known = capsys.readouterr().out
+    for flag in (word for word in words[words.index(tool) :] if word.startswith("--")):
+        assert re.search(rf"{flag}\b", known), f"{tool} {flag}"
+
+
+def test_settings_are_documented():
+    source = Path(settings.__file__).read_text()
+    for kind in SETTINGS.values():
+        assert f"class {kind.__name__}(NamedTuple)" in source
