@@ -32,5 +32,5 @@ model = dict(
 )
 loader = dict(batch_size=4, workers=1, test_batch_size=4)
 optimizer = dict(lr=0.02, batch_size=4, clip_norm=10.0)
-schedule = dict(length=20, policy="cosine", warmup_steps=50, validate_every=5)
+schedule = dict(length=12, policy="cosine", warmup_steps=50, validate_every=6)
 run = dict(log_every=25)

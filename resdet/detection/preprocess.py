@@ -27,7 +27,7 @@ class Preprocess(nn.Module):
         longer_side: bound of the longer side; it wins over the shorter one.
         mean: per channel, RGB, on the 0-255 scale.
         std: likewise.
-        multiple: the padded batch is a multiple of this, so that every level of a net has whole cells.
+        multiple: the padded batch is a multiple of this, so that C2 .. C5 have whole cells (P6 rounds up).
     """
 
     def __init__(

@@ -50,11 +50,14 @@ def test_names_of_older_files():
 def test_every_key_must_find_its_place():
     with pytest.raises(InputError) as caught:  # of fasterrcnn_resnet50_fpn_v2 and of Mask R-CNN
         from_torchvision(
-            {key: torch.ones(1) for key in ("rpn.head.conv.1.0.weight", "rpn.head.conv.0.0.weight", "mask.weight")}
+            dict.fromkeys(
+                ("rpn.head.conv.1.0.weight", "rpn.head.conv.0.0.weight", "rpn.head.conv.weight_g", "mask.weight"),
+                torch.ones(1),
+            )
         )
     assert str(caught.value).splitlines() == [
         "torchvision detector",
-        "  found:  2 keys without a place in our net: rpn.head.conv.1.0.weight, mask.weight",
+        "  found:  3 keys without a place in our net: rpn.head.conv.1.0.weight, rpn.head.conv.weight_g, mask.weight",
         "  needed: a Faster R-CNN with FPN, as its model.state_dict() gives it",
     ]
 

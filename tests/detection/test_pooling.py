@@ -65,6 +65,15 @@ def test_align_by_hand(half_pixel, columns):
     assert_close(pooled[0, 0], torch.tensor(columns).expand(2, 2))
 
 
+@pytest.mark.parametrize(("samples", "expected"), [(2, 0.0), (4, 0.25), (0, 0.25)])
+def test_sampling_points_by_hand(samples, expected):
+    # One bin over the cells 2..6 of a map that is 1 on column 4 alone. Two points, on 3 and 5, miss it. Four, on 2.5,
+    # 3.5, 4.5 and 5.5, read 0, 1/2, 1/2 and 0; and 0 means one for each cell of the bin, here four.
+    feature = (ramp(8) == 4).float()
+    pooled = RoIPooling(1, [2], samples=samples)([feature], torch.tensor([[4.0, 4, 12, 12]]), torch.tensor([0]))
+    assert_close(pooled.flatten(), torch.tensor([expected]))
+
+
 def test_pool_by_hand():
     # The same box is rounded to the cells 2..6, both included: bins of 2.5 cells, 2..4 and 4..6; the greatest counts.
     pooled = RoIPooling(2, [2], method="pool")([ramp(8)], torch.tensor([[4.0, 4, 12, 12]]), torch.tensor([0]))

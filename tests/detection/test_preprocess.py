@@ -19,6 +19,7 @@ def grey(value: int, hw: tuple[int, int]) -> torch.Tensor:
     [
         ((480, 640), (600, 800)),  # shorter side 600, the other by the same factor
         ((640, 480), (800, 600)),
+        ((440, 500), (600, 681)),  # 681.8: cut, as torchvision, and not rounded
         ((300, 900), (333, 1000)),  # 1800 would be too long: 1000 wins, and 333.3 is cut
         ((1200, 1200), (600, 600)),
         ((1, 2000), (1, 1000)),  # never without a row
@@ -53,14 +54,14 @@ def test_one_of_several_sides():
 
 
 def test_boxes_go_there_and_back_exactly_per_axis():
-    # 333x500 at shorter side 200: factor 0.6006, width 300.3 cut to 300, so the axes have ratios of their own.
-    preprocess = Preprocess(200, 1000)
-    batch = preprocess([grey(0, (333, 500))])
-    assert batch.input_hw == [(200, 300)]
-    boxes = torch.tensor([[0.0, 0, 500, 333], [125, 33.3, 250, 66.6]])
-    target = Target(boxes, torch.tensor([1, 2]), torch.tensor([False, True]), 7, (333, 500))
+    # 70 x 95 at shorter side 50: the width of 67.86 is cut to 67, so the axes have ratios of their own.
+    preprocess = Preprocess(50, 1000)
+    batch = preprocess([grey(0, (70, 95))])
+    assert batch.input_hw == [(50, 67)]
+    boxes = torch.tensor([[0.0, 0, 95, 70], [19, 14, 38, 28]])
+    target = Target(boxes, torch.tensor([1, 2]), torch.tensor([False, True]), 7, (70, 95))
     (moved,) = preprocess.move_targets([target], batch)
-    assert_close(moved.boxes, torch.tensor([[0.0, 0, 300, 200], [75, 20, 150, 40]]))
+    assert_close(moved.boxes, torch.tensor([[0.0, 0, 67, 50], [13.4, 10, 26.8, 20]]))  # x by 67/95, y by 50/70
     assert moved._replace(boxes=boxes) == target
     assert_close(box_ops.scale(moved.boxes, batch.input_hw[0], batch.sample_hw[0]), boxes)
 

@@ -32,7 +32,10 @@ class Said(nn.Module):
         return self.logits, self.deltas
 
 
-def square_rpn(*sizes: int, cut=Cut(100, 100), **settings) -> RPN:
+ALL = Cut(100, 100)
+
+
+def square_rpn(*sizes: int, cut: Cut = ALL, **settings) -> RPN:
     """One square anchor per cell; level i has stride 16 * 2^i."""
     anchors = Anchors([(s,) for s in sizes], [16 * 2**i for i in range(len(sizes))], ratios=(1.0,))
     return RPN(4, anchors, train_cut=cut, test_cut=cut, **settings)
@@ -142,6 +145,17 @@ def test_losses_by_hand():
     assert_close(losses["loss_rpn_objectness"], torch.tensor((math.log(4 / 3) + 2 * math.log(2)) / 3))
     assert_close(losses["loss_rpn_box"], torch.tensor(0.125 / 3))
     assert set(losses) == {"loss_rpn_objectness", "loss_rpn_box"}
+
+
+def test_best_anchor_of_an_object_by_hand():
+    # The object overlaps the second anchor by 13 / 30 = 0.43, which is neither, and the third by 14 / 29 = 0.48: too
+    # little, but nobody has more. The first is background.
+    rpn = square_rpn(16, beta=0.0)
+    rpn.head = Said([torch.tensor([[0.0, math.log(3), 0.0]])])
+    _, losses = rpn(maps(1, (1, 3)), limits((32, 64)), pad_targets([target([11, -8, 38, 8])]))
+    # Two in doubt. From centre 32 and width 16 to 24.5 and 27: dx = -7.5 / 16, dw = log 27/16.
+    assert_close(losses["loss_rpn_objectness"], torch.tensor(math.log(2)))
+    assert_close(losses["loss_rpn_box"], torch.tensor((7.5 / 16 + math.log(27 / 16)) / 2))
 
 
 def test_only_sampled_anchors_learn():

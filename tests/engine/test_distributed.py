@@ -44,6 +44,13 @@ def finish(process: subprocess.Popen) -> str:
     return output
 
 
+def run_two(arguments: list, cwd: Path, variables: tuple[str, str, str]) -> list[str]:
+    """Outputs of the two processes of a script, started as a launcher with these variables would."""
+    port = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    ranks = [dict(zip(variables, (rank, "2", rank), strict=True)) for rank in "01"]
+    return [finish(process) for process in [start(arguments, processes=1, cwd=cwd, **port, **r) for r in ranks]]
+
+
 def test_alone():
     distributed.start("none")
     assert (distributed.world_size(), distributed.rank()) == (1, 0)
@@ -72,8 +79,7 @@ def test_a_launcher_that_did_not_launch(monkeypatch, launcher, variable, command
 
 
 UNITS = """
-    import sys, types, logging, torch
-    from torch import nn
+    import sys, types, torch
     from resdet.engine import distributed
     from resdet.engine.hooks import FiniteLoss
     from resdet.engine.metrics import ClassificationMetric
@@ -113,17 +119,24 @@ UNITS = """
     else:
         raise AssertionError("not stopped")
     print("units are right")
+
+    from resdet.cli import evaluate
+
+    evaluate(sys.argv[1:])  # as tools/eval.py does; the processes are joined already
 """
 
 
-def test_units_in_two_processes(tmp_path):
+def test_two_processes_count_each_image_once(det_config, trained, tmp_path):
+    # Small things first (UNITS), then five images over two processes: the metric raises if one is lost or doubled.
     (tmp_path / "units.py").write_text(textwrap.dedent(UNITS))
-    port = str(free_port())
-    ranks = []
-    for rank in "01":
-        values = {"OMPI_COMM_WORLD_RANK": rank, "OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_LOCAL_RANK": rank}
-        ranks.append(start([tmp_path / "units.py"], processes=1, cwd=tmp_path, MASTER_PORT=port, **values))
-    assert ["units are right" in output for output in map(finish, ranks)] == [True, True]
+    arguments = [det_config, trained / "last.pth", "--out", "two.json", "--save-detections", "rows.json"]
+    outputs = run_two([tmp_path / "units.py", *arguments], tmp_path, distributed.VARIABLES["mpi"])
+    assert ["units are right" in output for output in outputs] == [True, True]
+    assert ["AP75" in output for output in outputs] == [True, False]  # one table
+    experiment = load_experiment(load_config(det_config), trained / "last.pth")
+    figures = evaluate(experiment)
+    assert json.loads((tmp_path / "two.json").read_text())["figures"] == pytest.approx(figures, abs=1e-12)
+    assert json.loads((tmp_path / "rows.json").read_text()) == experiment.metric.rows
 
 
 # What a step draws depends on the process. To compare runs to the last digits, draws are replaced by fixed ones, and
@@ -132,9 +145,11 @@ STEADY = """
     import torch
     from resdet.detection.build import faster_rcnn_fpn
 
+    original = torch.rand
+
     def rand(shape, device=None):
         generator = torch.Generator().manual_seed(0)
-        return torch.rand(shape[1:], generator=generator).expand(shape).to(device)
+        return original(shape[1:], generator=generator).expand(shape).to(device)
 
     torch.rand = rand
 """
@@ -163,12 +178,10 @@ def steady(tiny, det_config, tmp_path_factory):
     text = det_config.read_text()
     for old, new in (
         ("from resdet.detection.build import", "from steady import"),
-        (
-            f'annotation_file="{tiny.train}", image_root="{tiny.images}"',
-            "annotation_file='train.json', image_root='images'",
-        ),
+        (str(tiny.train), "train.json"),
+        (f'train.json", image_root="{tiny.images}"', 'train.json", image_root="images"'),
         ("frozen_batchnorm=False", "frozen_batchnorm=True"),  # else statistics are those of a process's own images
-        ("train_proposals=(60, 30)", "train_proposals=(200, 14)"),  # fewer than there are: always 14 + 2 regions
+        ("train_proposals=(60, 30)", "train_proposals=(200, 40)"),  # fewer than survive: always 40 + 2, 16 are used
         ("batch_size=2, workers=0", "batch_size=4, workers=0"),
         ("clip_norm=10.0", "clip_norm=1.0"),
     ):
@@ -190,9 +203,8 @@ def two_runs(steady):
     path = f"{steady}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
     one = start([*tool, "one"], processes=1, cwd=steady, PYTHONPATH=path)
     two = start([*tool, "two", "--launcher", "pytorch"], processes=2, cwd=steady, PYTHONPATH=path)
-    finish(one)
-    output = finish(two)
-    assert "2 process(es)" in output
+    outputs = [finish(process) for process in (one, two)]
+    assert ["2 process(es)" in output for output in outputs] == [False, True]
     return steady / "one", steady / "two"
 
 
@@ -204,17 +216,6 @@ def test_two_processes_have_the_losses_of_one(two_runs):
     torch.testing.assert_close(b["state_dict"], a["state_dict"], atol=2e-4, rtol=2e-3)
     assert a["meta"]["step"] == b["meta"]["step"] == 6
     assert len(list(two_runs[1].glob("*/vis_data"))) == 1  # one process writes
-
-
-def test_two_processes_count_each_image_once(two_runs, det_config, trained, tmp_path):
-    # Five images over two processes; RuntimeError of the metric if one is lost or doubled.
-    tool = [ROOT / "tools" / "eval.py", det_config, trained / "last.pth", "--launcher", "pytorch", "--out", "two.json"]
-    output = finish(start([*tool, "--save-detections", "rows.json"], processes=2, cwd=tmp_path))
-    assert output.count("AP50") == 1  # one table
-    experiment = load_experiment(load_config(det_config, ["loader.test_batch_size=2"]), trained / "last.pth")
-    figures = evaluate(experiment)
-    assert json.loads((tmp_path / "two.json").read_text())["figures"] == pytest.approx(figures, abs=1e-12)
-    assert json.loads((tmp_path / "rows.json").read_text()) == experiment.metric.rows
 
 
 def test_a_batch_must_be_divisible(det_config, monkeypatch):
