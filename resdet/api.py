@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,7 +36,8 @@ class Detector:
         config: the file it was trained with.
         checkpoint: last.pth or best.pth.
         device: ``"cpu"``, ``"cuda"``, ...; the GPU where there is one.
-        options: overrides of the config, as ``"model.score_threshold=0.5"``.
+        score_threshold: least score of a detection; None leaves the config's, which is chosen for evaluation (0.05).
+        options: overrides of the config, as ``"model.max_per_image=20"``.
 
     Raises:
         InputError: config or checkpoint are not as needed, or do not fit each other.
@@ -50,6 +52,7 @@ class Detector:
         checkpoint: str | Path,
         *,
         device: str | torch.device | None = None,
+        score_threshold: float | None = None,
         options: Sequence[str] = (),
     ) -> None:
         read = load_config(config, options)
@@ -59,7 +62,9 @@ class Detector:
         self.classes: tuple[str, ...] = tuple(loaded["meta"]["classes"])
         net = build_net(read, num_classes=len(self.classes), load_init=False)
         load_exactly(DetectionTask(net), loaded["state_dict"], source=checkpoint)
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if score_threshold is not None:
+            net.suppression = net.suppression._replace(score_threshold=score_threshold)
+        self.device = usable_device(device)
         self.net = net.to(self.device, memory_format=torch.channels_last).eval()
 
     def __call__(self, images: Picture | Sequence[Picture]) -> Detections | list[Detections]:
@@ -77,6 +82,23 @@ class Detector:
             return []
         answers = [Detections(*(part.cpu() for part in answer)) for answer in self.net.predict(tensors)]
         return answers[0] if single else answers
+
+
+def usable_device(name: str | torch.device | None) -> torch.device:
+    """The device of a name, or the GPU where there is one.
+
+    Raises:
+        InputError: torch does not know it, or this machine does not have it.
+    """
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"device {str(name)!r}", found=reason, needed="cpu, or cuda on a machine with a GPU"
+        ) from error
+    return device
 
 
 def to_tensor(picture: Picture) -> Tensor:
@@ -118,20 +140,22 @@ def infer_files(
     Raises:
         InputError: no image is found, or one does not decode.
     """
+    if batch_size < 1:
+        raise InputError("batch size", found=batch_size, needed="at least 1")
     paths = [path for entry in images for path in _image_files(Path(entry))]
-    detector = Detector(
-        config, checkpoint, device=device, options=[*options, f"model.score_threshold={score_threshold}"]
-    )
+    detector = Detector(config, checkpoint, device=device, score_threshold=score_threshold, options=options)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     category_ids = np.arange(1, len(detector.classes) + 1)
-    rows, listed = [], []
+    rows, listed, stems = [], [], Counter()
     for start in range(0, len(paths), batch_size):
         chunk = paths[start : start + batch_size]
         tensors = [to_tensor(path) for path in chunk]
         for number, (path, tensor, answer) in enumerate(zip(chunk, tensors, detector(tensors), strict=True), start + 1):
             picture = draw_detections(tensor, answer.boxes, answer.labels, answer.scores, classes=detector.classes)
-            picture.save(out / f"{path.stem}.png")
+            repeats = stems[path.stem]
+            stems[path.stem] += 1
+            picture.save(out / (f"{path.stem}_{repeats}.png" if repeats else f"{path.stem}.png"))
             rows += coco_results(answer, number, category_ids)
             listed.append({"id": number, "file_name": str(path), "height": tensor.shape[1], "width": tensor.shape[2]})
     categories = [{"id": int(i), "name": name} for i, name in zip(category_ids, detector.classes, strict=True)]

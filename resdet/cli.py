@@ -21,6 +21,8 @@ def run(main: Callable[[], None]) -> None:
         main()
     except InputError as error:
         sys.exit(f"error: {error}")
+    except OSError as error:  # a folder that is a file, no permission, a full disk
+        sys.exit(f"error: {error.filename or 'file system'}\n  found:  {error.strerror or error}")
     except KeyboardInterrupt:
         sys.exit("\nstopped; a training run goes on with --resume")
 
@@ -68,8 +70,7 @@ def train(task: str, description: str, arguments: Sequence[str] | None = None) -
         from resdet.engine.train import train as run_training
         from resdet.errors import InputError
 
-        options = [*args.cfg_options, *(["run.amp=bf16"] if args.amp and not _names_amp(args.cfg_options) else [])]
-        config = load_config(args.config, options)
+        config = load_config(args.config, _options(args))
         if config.task != task:
             tool = {"detection": "tools/train_det.py", "classification": "tools/train_cls.py"}[config.task]
             raise InputError(f"config {args.config}", found=f"task = {config.task!r}", needed=f"{task!r}, or {tool}")
@@ -105,9 +106,10 @@ def evaluate(arguments: Sequence[str] | None = None) -> None:
         from resdet.engine.config import load_config, read_settings
         from resdet.engine.evaluate import evaluate as run_evaluation
         from resdet.engine.evaluate import evaluate_detections, load_experiment
+        from resdet.errors import InputError
         from resdet.evaluation.report import format_table, provenance, write_json
 
-        config = load_config(args.config, [*args.cfg_options, *(["run.amp=bf16"] if args.amp else [])])
+        config = load_config(args.config, _options(args))
         distributed.start(args.launcher)
         if args.detections:
             figures, metric = evaluate_detections(config, args.detections)
@@ -123,11 +125,14 @@ def evaluate(arguments: Sequence[str] | None = None) -> None:
         if config.task == "detection" and config.metric != "coco":
             print(f"\nby COCO's protocol: mAP@[.5,.95] {figures['coco/AP']:.3f}  mAP@.5 {figures['coco/AP50']:.3f}")
         if args.save_detections:
+            if config.task != "detection":
+                raise InputError("--save-detections", found="a classification config", needed="a detection config")
             write_json(args.save_detections, metric.rows)
         out = args.out or (Path(args.work_dir) / "eval.json" if args.work_dir else None)
         if out:
             seed = read_settings(config, "run").seed
-            record = provenance(args.config, args.checkpoint, seed=seed, config_text=config.pretty_text)
+            scored = args.checkpoint or args.detections
+            record = provenance(args.config, scored, seed=seed, config_text=config.pretty_text)
             per_class = getattr(metric.report, "per_class", ()) if config.task == "detection" else ()
             write_json(out, {"figures": figures, "per_class": per_class, **record})
 
@@ -225,8 +230,10 @@ def _work_dir(args: argparse.Namespace) -> Path:
     return Path(args.work_dir or Path("work_dirs") / Path(args.config).stem)
 
 
-def _names_amp(options: Sequence[str]) -> bool:
-    return any(option.startswith("run.amp=") for option in options)
+def _options(args: argparse.Namespace) -> list[str]:
+    """The overrides, with ``--amp`` among them unless ``run.amp`` is said."""
+    said = any(option.startswith("run.amp=") for option in args.cfg_options)
+    return [*args.cfg_options, *(["run.amp=bf16"] if args.amp and not said else [])]
 
 
 def _check_environment() -> None:

@@ -209,7 +209,7 @@ def test_mistakes_in_a_detection_config(write_config, tmp_path, change, words):
 def test_a_tool_for_another_task(det_config, cls_config, trained, tiny, tmp_path):
     assert "tools/train_cls.py" in mistake("train_det", cls_config)
     assert "tools/train_det.py" in mistake("train_cls", det_config)
-    assert "a detection config" in mistake("infer", cls_config, trained / "last.pth", tiny.images)
+    assert "tiny_cls.py" in mistake("infer", cls_config, trained / "last.pth", tiny.images)
     assert "a detection config" in mistake("eval", cls_config, "--detections", tmp_path / "x.json")
 
 

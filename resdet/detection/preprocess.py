@@ -41,6 +41,12 @@ class Preprocess(nn.Module):
     ) -> None:
         super().__init__()
         self.shorter_side = (shorter_side,) if isinstance(shorter_side, int) else tuple(shorter_side)
+        if not self.shorter_side or min(*self.shorter_side, longer_side) < 1:
+            raise InputError(
+                "input size",
+                found=f"shorter_side={shorter_side}, longer_side={longer_side}",
+                needed="pixels, 1 or more",
+            )
         self.longer_side, self.multiple = longer_side, multiple
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)

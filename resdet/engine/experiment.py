@@ -147,6 +147,5 @@ def _loader(data: Dataset, batches: TrainBatches | EvaluationShare, workers: int
         batch_sampler=batches,
         num_workers=workers,
         collate_fn=join,
-        persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
     )

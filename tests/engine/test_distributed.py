@@ -83,6 +83,7 @@ UNITS = """
     from resdet.engine import distributed
     from resdet.engine.hooks import FiniteLoss
     from resdet.engine.metrics import ClassificationMetric
+    from resdet.engine.runner import EvaluationLoop
     from resdet.errors import InputError
     from resdet.structures import Target
 
@@ -118,6 +119,14 @@ UNITS = """
         assert ("another process" in str(error)) == (rank == 0), error
     else:
         raise AssertionError("not stopped")
+    # What is tested is what rank 0 saves: BN statistics that each process has of its own images are replaced.
+    net = torch.nn.BatchNorm1d(1)
+    net.running_mean.fill_(7.0 + rank)
+    net.val_step = lambda batch: []
+    runner = types.SimpleNamespace(model=net, amp="off", call_hook=lambda name, **_: None)
+    evaluator = types.SimpleNamespace(process=lambda **_: None, evaluate=lambda size: {})
+    EvaluationLoop(runner, torch.utils.data.DataLoader([0.0]), evaluator).run()
+    assert net.running_mean.item() == 7.0
     print("units are right")
 
     from resdet.cli import evaluate
