@@ -21,6 +21,8 @@ def run(main: Callable[[], None]) -> None:
         main()
     except InputError as error:
         sys.exit(f"error: {error}")
+    except BrokenPipeError:  # whoever read the output, `head` say, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:  # a folder that is a file, no permission, a full disk
         sys.exit(f"error: {error.filename or 'file system'}\n  found:  {error.strerror or error}")
     except KeyboardInterrupt:

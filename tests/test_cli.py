@@ -294,3 +294,30 @@ def test_an_environment_that_does_not_work(monkeypatch):
         cli.run(lambda: None)
     assert "torchvision::nms does not exist" in caught.value.code
     assert "pip install" in caught.value.code
+
+
+def test_wrong_flags_of_inference(det_config, trained, tiny, tmp_path):
+    last = trained / "last.pth"
+    taken = tmp_path / "taken"
+    taken.write_text("a file")
+    assert "device 'gpu'" in mistake("infer", det_config, last, tiny.images, "--device", "gpu")
+    assert "batch size" in mistake("infer", det_config, last, tiny.images, "--batch-size", 0)
+    assert str(taken) in mistake("infer", det_config, last, tiny.images, "--out", taken)
+    assert taken.read_text() == "a file"
+
+
+def test_images_of_one_name_keep_a_picture_each(det_config, trained, tiny, tmp_path):
+    one = sorted(tiny.images.iterdir())[0]
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "same.png").write_bytes(one.read_bytes())
+    assert (
+        call("infer", det_config, trained / "last.pth", tmp_path / "a", tmp_path / "b", "--out", tmp_path / "o") is None
+    )
+    assert sorted(path.name for path in (tmp_path / "o").glob("*.png")) == ["same.png", "same_1.png"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="fp16 is right there")
+def test_mixed_precision_that_is_named_wins_over_the_flag(det_config, tmp_path):
+    message = mistake("train_det", det_config, "--amp", "--work-dir", tmp_path / "w", "--cfg-options", "run.amp=fp16")
+    assert "fp16 on a machine without a GPU" in message

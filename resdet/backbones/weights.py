@@ -240,6 +240,10 @@ def _strip_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _read_for(name: str, path: Path) -> dict[str, Tensor]:
+    if not path.exists():
+        downloads = [f"init=pretrained with backbone={known}" for known in BACKBONES[name].weights]
+        needed = " or ".join(["a file of weights, as tools/train_cls.py publishes it", *downloads])
+        raise InputError(f"init of backbone {name!r}: {path}", found="no such file", needed=needed)
     state, metadata = read_weights(path)
     published = metadata.get("backbone", name)
     if _architecture(published) != _architecture(name):

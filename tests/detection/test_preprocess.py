@@ -91,3 +91,9 @@ def test_what_is_no_image(image, found):
     with pytest.raises(InputError) as caught:
         Preprocess(32, 64)([grey(0, (4, 5)), image])
     assert str(caught.value) == f"image\n  found:  {found}\n  needed: uint8 RGB (3, H, W), 0-255"
+
+
+def test_a_size_without_pixels_is_refused():
+    for sizes in ((0, 100), ((), 100), (100, 0)):
+        with pytest.raises(InputError, match="pixels, 1 or more"):
+            Preprocess(*sizes)
