@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,9 +12,9 @@ from torch import Tensor
 
 from resdet.backbones.weights import load_exactly
 from resdet.datasets.images import read_image
-from resdet.engine.config import load_config
+from resdet.engine.config import architecture, load_config
 from resdet.engine.experiment import build_net
-from resdet.engine.runner import read_checkpoint
+from resdet.engine.runner import check_same, read_checkpoint
 from resdet.engine.tasks import DetectionTask
 from resdet.errors import InputError
 from resdet.evaluation.coco import coco_results
@@ -59,6 +58,7 @@ class Detector:
         if read.task != "detection":
             raise InputError(f"config {config}", found=f"task = {read.task!r}", needed="a detection config")
         loaded = read_checkpoint(checkpoint)
+        check_same(checkpoint, loaded["meta"], model=architecture(read))
         self.classes: tuple[str, ...] = tuple(loaded["meta"]["classes"])
         net = build_net(read, num_classes=len(self.classes), load_init=False)
         load_exactly(DetectionTask(net), loaded["state_dict"], source=checkpoint)
@@ -142,25 +142,34 @@ def infer_files(
     """
     if batch_size < 1:
         raise InputError("batch size", found=batch_size, needed="at least 1")
-    paths = [path for entry in images for path in _image_files(Path(entry))]
+    own = Path(out).resolve()  # pictures of an earlier call are no input
+    paths = [p for entry in images for p in _image_files(Path(entry)) if own not in p.resolve().parents]
     detector = Detector(config, checkpoint, device=device, score_threshold=score_threshold, options=options)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     category_ids = np.arange(1, len(detector.classes) + 1)
-    rows, listed, stems = [], [], Counter()
+    rows, listed, taken = [], [], set()
     for start in range(0, len(paths), batch_size):
         chunk = paths[start : start + batch_size]
         tensors = [to_tensor(path) for path in chunk]
         for number, (path, tensor, answer) in enumerate(zip(chunk, tensors, detector(tensors), strict=True), start + 1):
             picture = draw_detections(tensor, answer.boxes, answer.labels, answer.scores, classes=detector.classes)
-            repeats = stems[path.stem]
-            stems[path.stem] += 1
-            picture.save(out / (f"{path.stem}_{repeats}.png" if repeats else f"{path.stem}.png"))
+            picture.save(_free_name(out, path.stem, taken))
             rows += coco_results(answer, number, category_ids)
             listed.append({"id": number, "file_name": str(path), "height": tensor.shape[1], "width": tensor.shape[2]})
     categories = [{"id": int(i), "name": name} for i, name in zip(category_ids, detector.classes, strict=True)]
     write_json(out / "detections.json", {"images": listed, "categories": categories, "annotations": rows})
     return len(paths)
+
+
+def _free_name(folder: Path, stem: str, taken: set[str]) -> Path:
+    """A picture's place; images of one name in several folders get numbers."""
+    name, number = stem, 0
+    while name in taken:
+        number += 1
+        name = f"{stem}_{number}"
+    taken.add(name)
+    return folder / f"{name}.png"
 
 
 def _image_files(entry: Path) -> list[Path]:

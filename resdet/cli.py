@@ -63,7 +63,9 @@ def train(task: str, description: str, arguments: Sequence[str] | None = None) -
     )
     parser.add_argument("--amp", action="store_true", help="mixed precision: bfloat16 (run.amp=fp16 for float16)")
     parser.add_argument(
-        "--auto-scale-lr", action="store_true", help="scale optimizer.lr by loader.batch_size / optimizer.batch_size"
+        "--auto-scale-lr",
+        action="store_true",
+        help="scale optimizer.lr by loader.batch_size x optimizer.accumulate / optimizer.batch_size",
     )
     args = parser.parse_args(arguments)
 
@@ -112,6 +114,8 @@ def evaluate(arguments: Sequence[str] | None = None) -> None:
         from resdet.evaluation.report import format_table, provenance, write_json
 
         config = load_config(args.config, _options(args))
+        if args.save_detections and config.task != "detection":
+            raise InputError("--save-detections", found="a classification config", needed="a detection config")
         distributed.start(args.launcher)
         if args.detections:
             figures, metric = evaluate_detections(config, args.detections)
@@ -127,8 +131,6 @@ def evaluate(arguments: Sequence[str] | None = None) -> None:
         if config.task == "detection" and config.metric != "coco":
             print(f"\nby COCO's protocol: mAP@[.5,.95] {figures['coco/AP']:.3f}  mAP@.5 {figures['coco/AP50']:.3f}")
         if args.save_detections:
-            if config.task != "detection":
-                raise InputError("--save-detections", found="a classification config", needed="a detection config")
             write_json(args.save_detections, metric.rows)
         out = args.out or (Path(args.work_dir) / "eval.json" if args.work_dir else None)
         if out:

@@ -39,7 +39,7 @@ def main() -> None:
         f"\ntop-1 accuracy of the pre-training {top1:.3f}"
         f"\n{(time.perf_counter() - started) / 60:.1f} minutes"
         f"\npictures: {picture}, {curves}"
-        "\n\nNext:"
+        "\n\nNext (after `. .venv/bin/activate`):"
         "\n  python tools/eval.py configs/demo_det.py work_dirs/demo_det/best.pth"
         "\n  python tools/infer.py configs/demo_det.py work_dirs/demo_det/best.pth data/shapes/JPEGImages --out seen"
         "\n  your own images: README.md, 'Your own data'"

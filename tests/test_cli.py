@@ -237,12 +237,12 @@ def test_wrong_checkpoints(det_config, cls_config, trained, tiny, write_config, 
         ("eval", det_config, broken, str(broken)),
         ("eval", det_config, foreign, "of this program"),
         ("eval", two_classes, last, "'red'"),
-        ("eval", cls_config, last, "missing"),
+        ("eval", cls_config, last, "faster_rcnn_fpn"),
         ("infer", det_config, broken, str(broken)),
     ):
         images = [tiny.images] if tool == "infer" else []
         assert words in mistake(tool, config, checkpoint, *images)
-    assert "mis-shaped" in mistake("eval", det_config, last, "--cfg-options", "model.pyramid_channels=24")
+    assert "pyramid_channels=16" in mistake("eval", det_config, last, "--cfg-options", "model.pyramid_channels=24")
     assert "of this program" in mistake("train_det", det_config, "--resume", foreign, "--work-dir", tmp_path / "w")
     assert not list((tmp_path / "w").glob("*.pth"))
 

@@ -15,7 +15,6 @@ import numpy as np
 
 from resdet.datasets.annotations import Annotations, FileNames, check_boxes, known_sizes
 from resdet.errors import InputError, nearest
-from resdet.labels import VOC_CLASSES
 
 LAYOUT = "a folder with Annotations/*.xml, JPEGImages/*.jpg and ImageSets/Main/<split>.txt, as VOCdevkit/VOC2007"
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG", ".bmp", ".tif", ".tiff", ".webp")
@@ -31,7 +30,7 @@ def read_voc(
         splits: (folder, split) pairs, as ``[("data/VOCdevkit/VOC2007", "trainval"), ("data/VOCdevkit/VOC2012",
             "trainval")]``. Image ids are row numbers in the union, from 0.
         classes: every class name that occurs, in the order of the labels. None: collected from *all* annotation files
-            of the folders, whatever their split, and sorted; VOC's 20 in their order if no other name occurs.
+            of the folders, whatever their split, and sorted (VOC's 20 are in that order).
         strict: refuse boxes at fault instead of clipping or dropping them (see ``check_boxes``). A box with
             ``xmax <= xmin`` counts as one without width: VOC itself has no one-pixel boxes, stray clicks do that.
 
@@ -53,7 +52,7 @@ def read_voc(
         for folder in {folder.root: folder for folder in folders}.values():
             others = (name for name in folder.annotated if os.path.join(folder.root, name) not in parsed)
             found.update(*(folder.parse(name).labels for name in others))
-        classes = VOC_CLASSES if found <= set(VOC_CLASSES) else sorted(found)
+        classes = sorted(found)  # VOC's own 20 are in this order too
     classes = tuple(classes)
     label_of = {name: label for label, name in enumerate(classes)}
     if len(label_of) < len(classes):

@@ -39,6 +39,13 @@ SCALARS = {
 SUPPLIED = ("num_classes",)
 """Arguments of a model that may be left out, since they follow from the data."""
 
+FREE = (
+    *("num_classes", "init", "frozen_stages", "frozen_batchnorm", "box_beta", "label_smoothing"),
+    *("shorter_side", "longer_side", "train_proposals", "test_proposals", "rois_per_image", "background_iou"),
+    *("score_threshold", "nms_iou", "max_per_image"),
+)
+"""Arguments of a model that may differ between training and test."""
+
 
 def load_config(path: str | Path, options: Sequence[str] = ()) -> Config:
     """Read and check a config.
@@ -107,6 +114,18 @@ def target(config: Config, section: str) -> Callable:
     if not callable(named):
         raise InputError(f"config section {section!r}", found=f"type={named!r}", needed="type=<a function>")
     return named
+
+
+def architecture(config: Config) -> dict[str, Any]:
+    """What of the model section must be the same at test as in training, defaults filled in.
+
+    Weights would load into a net of other anchors or another pooling without a word, and its figures would be wrong.
+    """
+    function = target(config, "model")
+    defaults = {k: p.default for k, p in inspect.signature(function).parameters.items() if p.default is not p.empty}
+    said = {k: v for k, v in {**defaults, **config.model}.items() if k not in FREE and k != "type"}
+    plain = {k: list(v) if isinstance(v, (tuple, list)) else v for k, v in said.items()}
+    return {"type": f"{function.__module__}.{function.__qualname__}", **plain}
 
 
 def _parse_option(option: str) -> tuple[str, Any]:

@@ -1,11 +1,11 @@
-"""Several processes: torch.distributed through mmengine's launchers, on GPUs (nccl) and without them (gloo)."""
+"""Several processes: torch.distributed, started by torchrun, srun or mpirun, on GPUs (nccl) and without (gloo)."""
 
 from __future__ import annotations
 
 import os
+import subprocess
 
 import torch
-from mmengine.dist import init_dist
 from torch import Tensor
 from torch import distributed as dist
 
@@ -38,14 +38,23 @@ def start(launcher: str) -> None:
                 "mpi": "start with: mpirun -np N ... --launcher mpi",
             }[launcher],
         )
-    if torch.cuda.is_available():
-        init_dist(launcher, backend="cpu:gloo,cuda:nccl")  # counts and detections are joined on the CPU
-        return
     rank, world, local = (os.environ[name] for name in VARIABLES[launcher])
     os.environ |= {"RANK": rank, "WORLD_SIZE": world, "LOCAL_RANK": local}
-    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+    if "MASTER_ADDR" not in os.environ:
+        os.environ["MASTER_ADDR"] = _first_slurm_host() if launcher == "slurm" else "127.0.0.1"
     os.environ.setdefault("MASTER_PORT", "29500")
-    dist.init_process_group("gloo")
+    if not torch.cuda.is_available():
+        dist.init_process_group("gloo")
+        return
+    torch.cuda.set_device(int(local) % torch.cuda.device_count())  # Slurm may show each process one GPU only
+    dist.init_process_group("cpu:gloo,cuda:nccl")  # counts and detections are joined on the CPU
+
+
+def _first_slurm_host() -> str:
+    nodes = os.environ.get("SLURM_NODELIST", "")
+    if not nodes or os.environ.get("SLURM_NNODES", "1") == "1":
+        return "127.0.0.1"
+    return subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True).stdout.split()[0]
 
 
 def world_size() -> int:

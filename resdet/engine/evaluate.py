@@ -11,11 +11,11 @@ from mmengine.config import Config
 
 from resdet.backbones.weights import load_exactly
 from resdet.engine import distributed
-from resdet.engine.config import read_settings
+from resdet.engine.config import architecture, read_settings
 from resdet.engine.experiment import Experiment, build_experiment, read_data, test_loader
 from resdet.engine.metrics import DetectionMetric, build_metric
 from resdet.engine.optim import autocast
-from resdet.engine.runner import check_classes, read_checkpoint
+from resdet.engine.runner import check_same, read_checkpoint
 from resdet.errors import InputError
 from resdet.evaluation.coco import load_results
 
@@ -28,7 +28,7 @@ def load_experiment(config: Config, checkpoint: str | Path) -> Experiment:
     """
     loaded = read_checkpoint(checkpoint)
     experiment = build_experiment(config, training=False, classes=loaded["meta"]["classes"])
-    check_classes(checkpoint, loaded["meta"], {"classes": experiment.classes})
+    check_same(checkpoint, loaded["meta"], classes=experiment.classes, model=architecture(config))
     load_exactly(experiment.task, loaded["state_dict"], source=checkpoint)
     device = f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_available() else "cpu"
     experiment.task.to(device, memory_format=torch.channels_last)

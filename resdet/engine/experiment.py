@@ -35,12 +35,15 @@ class Experiment(NamedTuple):
     metric: BaseMetric
 
 
-def build_experiment(config: Config, *, training: bool, classes: Sequence[str] | None = None) -> Experiment:
+def build_experiment(
+    config: Config, *, training: bool, load_init: bool = False, classes: Sequence[str] | None = None
+) -> Experiment:
     """Read the data and build the net.
 
     Args:
         config: checked.
-        training: read the training set, and load the backbone's ``init``.
+        training: read the training set.
+        load_init: load the backbone's ``init``.
         classes: those of a checkpoint, where there is no training set.
 
     Raises:
@@ -58,7 +61,7 @@ def build_experiment(config: Config, *, training: bool, classes: Sequence[str] |
             needed=", ".join(classes),
         )
     torch.manual_seed(read_settings(config, "run").seed)
-    net = build_net(config, num_classes=len(classes), load_init=training)
+    net = build_net(config, num_classes=len(classes), load_init=load_init)
     task = (DetectionTask if config.task == "detection" else ClassificationTask)(net)
     metric = build_metric(config.metric, test_set)
     return Experiment(config, train_set, test_set, tuple(classes), net, task, metric)

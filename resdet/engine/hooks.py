@@ -6,6 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -121,6 +122,8 @@ class Checkpoints(Hook):
         """Go on from the best score so far."""
         meta = checkpoint["meta"]
         self.best, self.without_better, self.figures = meta["best"], meta["without_better"], meta["figures"]
+        if not (Path(runner.work_dir) / "best.pth").exists():  # resumed elsewhere: the next validation writes one
+            self.best = -math.inf
         self._stop_if_enough(runner)
 
     def _stop_if_enough(self, runner: Runner) -> None:
@@ -158,7 +161,8 @@ class Progress(Hook):
             self._sum[name] = self._sum.get(name, 0) + value.detach()
         done = runner.iter + 1
         if self._bar is not None:
-            self._bar.update(self._task, completed=done)
+            shown = {} if outputs["loss"].is_cuda else {"description": f"loss {float(outputs['loss'].detach()):.3f}"}
+            self._bar.update(self._task, completed=done, **shown)
         if done % self.every and done != runner.max_iters:
             return
         means = distributed.mean(torch.stack([value.float() for value in self._sum.values()]) / self._steps)

@@ -65,7 +65,7 @@ def build_schedulers(optimizer: OptimWrapper, schedule: Schedule, steps_per_epoc
     total = in_steps(schedule.length, schedule, steps_per_epoch)
     warmup = min(schedule.warmup_steps, total)
     schedulers = []
-    if warmup:
+    if warmup > 1:  # of one step, mmengine would never end it
         schedulers.append(LinearLR(optimizer, start_factor=schedule.warmup_factor, by_epoch=False, begin=0, end=warmup))
     if schedule.policy == "cosine":
         if total > warmup:

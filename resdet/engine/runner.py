@@ -160,7 +160,8 @@ class ResdetRunner(Runner):
         checkpoint = read_checkpoint(filename)
         if "optimizer" not in checkpoint:
             raise InputError(filename, found="weights without an optimizer", needed="a last.pth or best.pth of a run")
-        check_classes(filename, checkpoint["meta"], self.extra_meta)
+        wanted = self.extra_meta
+        check_same(filename, checkpoint["meta"], classes=wanted["classes"], model=wanted["model"])
         self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
         net = self.model.module if self.distributed else self.model
         load_exactly(net, checkpoint["state_dict"], source=filename)
@@ -217,17 +218,29 @@ def read_checkpoint(path: str | Path) -> dict:
     return checkpoint
 
 
-def check_classes(source: object, meta: dict, wanted: dict) -> None:
-    """Refuse a checkpoint that was trained for other classes.
+def check_same(source: object, meta: dict, *, classes: Sequence[str] | None = None, model: dict | None = None) -> None:
+    """Refuse a checkpoint that was trained for other classes, or with other settings that its weights do not show.
+
+    Args:
+        source: its path.
+        meta: what it says.
+        classes: those of the data.
+        model: :func:`resdet.engine.config.architecture` of the config.
 
     Raises:
-        InputError: the class names differ.
+        InputError: they differ.
     """
-    if list(meta["classes"]) != list(wanted["classes"]):
+    where = f"checkpoint {source}"
+    if classes is not None and list(meta["classes"]) != list(classes):
+        raise InputError(where, found=_listed(meta["classes"]), needed=f"{_listed(classes)}, as the data has")
+    trained = meta.get("model", model)
+    if model is not None and trained != model:
+        changed = sorted(k for k in {**trained, **model} if trained.get(k) != model.get(k))
+        changed = ["type"] if "type" in changed else changed
         raise InputError(
-            f"checkpoint {source}",
-            found=_listed(meta["classes"]),
-            needed=f"{_listed(wanted['classes'])}, as the data has",
+            where,
+            found="trained with " + ", ".join(f"model.{k}={trained.get(k)}" for k in changed),
+            needed=", ".join(f"model.{k}={model.get(k)}" for k in changed) + " of the config; or change that",
         )
 
 

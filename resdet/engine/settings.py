@@ -25,7 +25,7 @@ class Optimizer(NamedTuple):
     lr: float = 0.02
     """Learning rate for ``batch_size`` images a step."""
     batch_size: int = 16
-    """The batch that ``lr`` was chosen for; ``--auto-scale-lr`` scales by what is really used."""
+    """The batch that ``lr`` was chosen for; ``--auto-scale-lr`` scales by the one used, accumulation included."""
     momentum: float = 0.9
     weight_decay: float = 1e-4
     nesterov: bool = False

@@ -18,7 +18,7 @@ from resdet.backbones.statistics import compute_batchnorm_statistics
 from resdet.backbones.weights import load_exactly, publish
 from resdet.datasets.loading import EvaluationShare
 from resdet.engine import distributed
-from resdet.engine.config import read_settings
+from resdet.engine.config import architecture, read_settings
 from resdet.engine.evaluate import evaluate
 from resdet.engine.experiment import Experiment, build_experiment, test_loader, train_loader
 from resdet.engine.hooks import Checkpoints, FiniteLoss, Progress, StepSeed
@@ -56,14 +56,14 @@ def train(
     """
     distributed.start(launcher)
     work_dir = Path(work_dir)
-    experiment = build_experiment(config, training=True)
-    if config.get("load_from"):
+    if resume == "auto":
+        resume = str(work_dir / "last.pth") if (work_dir / "last.pth").exists() else None
+    experiment = build_experiment(config, training=True, load_init=resume is None)
+    if config.get("load_from") and resume is None:
         load_trained(experiment, config.load_from)
     runner, checkpoints, progress = build_runner(
         experiment, work_dir=work_dir, launcher=launcher, auto_scale_lr=auto_scale_lr
     )
-    if resume == "auto":
-        resume = str(work_dir / "last.pth") if (work_dir / "last.pth").exists() else None
     if resume is not None:
         runner._resume, runner._load_from = True, resume
     try:
@@ -110,7 +110,12 @@ def build_runner(
     backends = [{"type": "LocalVisBackend"}] + [{"type": "TensorboardVisBackend"}] * run.tensorboard
     mine = ("runtime_info", "timer", "sampler_seed", "logger", "checkpoint")
     runner = ResdetRunner(
-        extra_meta={"task": config.task, "classes": list(experiment.classes), "config": config.pretty_text},
+        extra_meta={
+            "task": config.task,
+            "classes": list(experiment.classes),
+            "model": architecture(config),
+            "config": config.pretty_text,
+        },
         amp=run.amp,
         model=experiment.task,
         work_dir=str(work_dir),
@@ -158,6 +163,7 @@ def publish_classifier(experiment: Experiment, work_dir: Path) -> dict[str, floa
     The best checkpoint gets them, is tested once more, and becomes ``<backbone>.safetensors``.
     """
     config = experiment.config
+    distributed.wait()  # for rank 0, which writes it
     checkpoint = read_checkpoint(work_dir / "best.pth")
     load_exactly(experiment.task, checkpoint["state_dict"], source=work_dir / "best.pth")
     device = next(experiment.task.parameters()).device

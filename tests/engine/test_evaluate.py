@@ -55,9 +55,10 @@ def refuse(config, checkpoint, *options):
 
 def test_checkpoints_that_do_not_fit(det_config, cls_config, write_config, tiny, trained, tmp_path):
     last = trained / "last.pth"
-    assert "mis-shaped" in refuse(det_config, last, "model.head_width=48")
-    assert "net.backbone" in refuse(det_config, last, "model.backbone=resnet18")
-    assert "missing" in refuse(cls_config, last)
+    assert "trained with model.head_width=32" in refuse(det_config, last, "model.head_width=48")
+    assert "model.backbone=resnet18-half" in refuse(det_config, last, "model.backbone=resnet18")
+    assert "model.half_pixel=True" in refuse(det_config, last, "model.half_pixel=False")  # the weights would load
+    assert "faster_rcnn_fpn" in refuse(cls_config, last)
     content = json.loads(tiny.val.read_text())
     for change in ("more", "fewer", "renamed"):
         categories = [dict(row) for row in content["categories"]]

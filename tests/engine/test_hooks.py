@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -143,10 +144,14 @@ def test_patience():
         assert runner.train_loop.stop_training is stops
 
 
-def test_what_it_knows_survives():
+def test_what_it_knows_survives(tmp_path):
     runner, _ = recording()
+    runner.work_dir = tmp_path
     meta = {"best": 0.4, "without_better": 1, "figures": {"AP": 0.3}}
     hook = Checkpoints(every=100, score="AP", patience=2)
+    hook.after_load_checkpoint(runner, {"meta": meta})
+    assert hook.best == -math.inf  # resumed into a folder without a best.pth: the next validation writes one
+    (tmp_path / "best.pth").touch()
     hook.after_load_checkpoint(runner, {"meta": meta})
     assert (hook.best, hook.figures, runner.train_loop.stop_training) == (0.4, {"AP": 0.3}, False)
     hook.after_val_epoch(runner, {"AP": 0.4})

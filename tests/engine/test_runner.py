@@ -10,7 +10,7 @@ import torch
 from resdet.engine import runner as module
 from resdet.engine.config import load_config
 from resdet.engine.experiment import build_experiment
-from resdet.engine.runner import check_classes, read_checkpoint, write_checkpoint
+from resdet.engine.runner import check_same, read_checkpoint, write_checkpoint
 from resdet.engine.train import build_runner
 from resdet.errors import InputError
 
@@ -110,10 +110,10 @@ def test_a_truncated_checkpoint(tmp_path):
 
 
 def test_classes_must_be_the_same_in_the_same_order():
-    check_classes("x.pth", {"classes": ["a", "b"]}, {"classes": ("a", "b")})
+    check_same("x.pth", {"classes": ["a", "b"]}, classes=("a", "b"))
     for found in (["a"], ["b", "a"], ["a", "c"]):
         with pytest.raises(InputError) as caught:
-            check_classes("x.pth", {"classes": found}, {"classes": ["a", "b"]})
+            check_same("x.pth", {"classes": found}, classes=["a", "b"])
         assert f"{len(found)} classes ({', '.join(found)})" in str(caught.value)
         assert "2 classes (a, b), as the data has" in str(caught.value)
 
@@ -159,3 +159,10 @@ def test_a_checkpoint_that_does_not_fit_is_not_resumed(cls_config, tmp_path, sav
         runner.resume(str(tmp_path / "last.pth"))
     assert words in str(caught.value)
     assert "last.pth" in str(caught.value)
+
+
+def test_settings_that_weights_do_not_show_are_compared():
+    trained = {"classes": ["a"], "model": {"type": "f", "anchor_sizes": [16, 32]}}
+    check_same("x.pth", trained, model={"type": "f", "anchor_sizes": [16, 32]})
+    with pytest.raises(InputError, match=r"trained with model.anchor_sizes=\[16, 32\]\n.*anchor_sizes=\[8, 16\]"):
+        check_same("x.pth", trained, model={"type": "f", "anchor_sizes": [8, 16]})
