@@ -131,7 +131,7 @@ def test_what_does_not_fit(det_config, cls_config, trained):
         resdet.Detector(cls_config, trained / "last.pth")
     with pytest.raises(InputError, match=r"model\.num_classes\n.*5\n.*3"):
         resdet.Detector(det_config, trained / "last.pth", options=["model.num_classes=5"])
-    with pytest.raises(InputError, match="trained with model.head_width=32"):
+    with pytest.raises(InputError, match=r"trained with model\.head_width=32"):
         resdet.Detector(det_config, trained / "last.pth", options=["model.head_width=8"])
 
 

@@ -178,7 +178,7 @@ def test_a_run_killed_in_its_last_validation_is_completed(det_config, tmp_path, 
 
 
 def test_another_architecture_is_not_resumed(det_config, trained, tmp_path):
-    with pytest.raises(InputError, match="trained with model.head_width=32"):
+    with pytest.raises(InputError, match=r"trained with model\.head_width=32"):
         run(det_config, tmp_path, "model.head_width=48", resume=str(trained / "last.pth"))
     with pytest.raises(InputError, match="no such file"):
         run(det_config, tmp_path, resume=str(tmp_path / "nothing.pth"))
