@@ -158,3 +158,9 @@ def test_a_high_threshold_leaves_pictures_without_boxes(det_config, trained, tin
     assert infer_files(det_config, trained / "last.pth", [image], out=tmp_path, score_threshold=1.0, device="cpu") == 1
     assert json.loads((tmp_path / "detections.json").read_text())["annotations"] == []
     assert (tmp_path / f"{image.stem}.png").is_file()
+
+
+def test_pictures_of_an_earlier_call_are_no_input(det_config, trained, tiny, tmp_path):
+    (tmp_path / "photo.png").write_bytes(sorted(tiny.images.iterdir())[0].read_bytes())
+    for _ in range(2):
+        assert infer_files(det_config, trained / "last.pth", [tmp_path], out=tmp_path / "seen", device="cpu") == 1

@@ -234,3 +234,13 @@ def test_a_batch_must_be_divisible(det_config, monkeypatch):
     experiment = build_experiment(load_config(det_config), training=True)
     with pytest.raises(InputError, match=r"loader\.batch_size\n.*2\n.*a multiple of 3"):
         train_loader(experiment)
+
+
+def test_the_address_that_slurm_processes_meet_at(monkeypatch):
+    monkeypatch.setenv("SLURM_NODELIST", "gpu[3-4]")
+    monkeypatch.setenv("SLURM_NNODES", "1")
+    assert distributed._first_slurm_host() == "127.0.0.1"
+    monkeypatch.setenv("SLURM_NNODES", "2")
+    answer = subprocess.CompletedProcess([], 0, stdout="gpu3\ngpu4\n")
+    monkeypatch.setattr(distributed.subprocess, "run", lambda command, **how: answer)
+    assert distributed._first_slurm_host() == "gpu3"

@@ -30,7 +30,8 @@ def test_how_it_is_loaded_does_not_matter(det_config, trained, option):
 
 
 def test_init_is_not_needed_to_evaluate(det_config, trained):
-    load_experiment(load_config(det_config, ["model.init=no_longer_here.safetensors"]), trained / "last.pth")
+    config = load_config(det_config, ["model.init=no_longer_here.safetensors"])
+    assert load_experiment(config, trained / "last.pth").classes == ("blue", "green", "red")
 
 
 def test_bf16(det_config, trained):

@@ -127,3 +127,7 @@ def test_no_schedule_and_a_warmup_longer_than_the_run():
     assert rates(Schedule(unit="step", length=4), 4) == [1.0] * 4
     seen = rates(Schedule(unit="step", length=3, policy="cosine", warmup_steps=50, warmup_factor=0.1), 3)
     assert seen == pytest.approx([0.1, 0.55, 1.0])
+
+
+def test_a_warmup_of_one_step_is_none():
+    assert rates(Schedule(length=4, unit="step", warmup_steps=1), 4) == [1.0] * 4

@@ -12,9 +12,10 @@ from resdet.detection.faster_rcnn import FasterRCNN
 from resdet.engine import metrics
 from resdet.engine.config import load_config
 from resdet.engine.evaluate import evaluate, load_experiment
+from resdet.engine.experiment import build_experiment
 from resdet.engine.hooks import StepSeed
 from resdet.engine.runner import read_checkpoint
-from resdet.engine.train import train
+from resdet.engine.train import load_trained, train
 from resdet.errors import InputError
 
 
@@ -377,3 +378,39 @@ def test_a_published_classifier_starts_a_detector(cls_config, det_config, tmp_pa
     best = weights(tmp_path / "cls" / "best.pth")
     assert torch.equal(best["net.net.conv1.weight"], state["conv1.weight"])
     assert not torch.equal(best["net.net.bn1.running_mean"], state["bn1.running_mean"])  # computed anew
+
+
+# --- starting from a trained detector
+
+
+def test_load_from_takes_all_of_a_detector_of_the_same_classes(det_config, trained):
+    experiment = build_experiment(load_config(det_config, ["run.seed=5"]), training=True)
+    load_trained(experiment, str(trained / "last.pth"))
+    wanted = read_checkpoint(trained / "last.pth")["state_dict"]
+    for name, value in experiment.task.state_dict().items():
+        assert torch.equal(value, wanted[name]), name
+
+
+def test_load_from_leaves_the_class_layers_of_other_classes_as_they_were(write_config, tiny, trained, tmp_path):
+    changes = []
+    for path in (tiny.train, tiny.val):
+        content = json.loads(path.read_text())
+        content["categories"][0]["name"] = "mauve"
+        (tmp_path / path.name).write_text(json.dumps(content))
+        changes.append((str(path), str(tmp_path / path.name)))
+    experiment = build_experiment(load_config(write_config(*changes), ["run.seed=5"]), training=True)
+    before = {name: value.clone() for name, value in experiment.task.state_dict().items()}
+    load_trained(experiment, str(trained / "last.pth"))
+    wanted = read_checkpoint(trained / "last.pth")["state_dict"]
+    for name, value in experiment.task.state_dict().items():
+        own = "class_logits" in name or "box_deltas" in name
+        assert torch.equal(value, (before if own else wanted)[name]), name
+    assert not torch.equal(before["net.roi_head.class_logits.weight"], wanted["net.roi_head.class_logits.weight"])
+
+
+def test_load_from_is_read_at_the_start_and_not_at_a_resume(write_config, trained, tmp_path):
+    config = write_config(("task = ", "load_from = 'gone.pth'\ntask = "))
+    with pytest.raises(InputError, match=r"gone\.pth"):
+        run(config, tmp_path / "a")
+    figures = run(config, tmp_path / "b", resume=str(trained / "last.pth"))
+    assert "coco/AP" in figures
