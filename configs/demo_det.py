@@ -28,3 +28,4 @@ loader = dict(batch_size=4, workers=1, test_batch_size=4)
 optimizer = dict(lr=0.02, batch_size=4, clip_norm=10.0)
 schedule = dict(length=4, policy="cosine", warmup_steps=100, validate_every=4)
 run = dict(log_every=25)
+test = dict(region_side=64)  # of the crops that its backbone was trained on

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +12,9 @@ from torch import Tensor
 
 from resdet.backbones.weights import load_exactly
 from resdet.datasets.images import read_image
-from resdet.engine.config import architecture, load_config
+from resdet.engine.config import describe_model, load_config
 from resdet.engine.experiment import build_net
+from resdet.engine.predictor import adopt, build_predictor
 from resdet.engine.runner import check_same, read_checkpoint
 from resdet.engine.tasks import DetectionTask
 from resdet.errors import InputError
@@ -37,6 +38,8 @@ class Detector:
         device: ``"cpu"``, ``"cuda"``, ...; the GPU where there is one.
         score_threshold: least score of a detection; None leaves the config's, which is chosen for evaluation (0.05).
         options: overrides of the config, as ``"model.max_per_image=20"``.
+        test: how it looks at an image, as ``{"refine": 1, "vote": 0.5}``: see
+            :class:`resdet.inference.settings.Inference`.
 
     Raises:
         InputError: config or checkpoint are not as needed, or do not fit each other.
@@ -53,19 +56,22 @@ class Detector:
         device: str | torch.device | None = None,
         score_threshold: float | None = None,
         options: Sequence[str] = (),
+        test: Mapping[str, object] | None = None,
     ) -> None:
-        read = load_config(config, options)
+        read = load_config(config, [*options, *(f"test.{name}={value!r}" for name, value in (test or {}).items())])
         if read.task != "detection":
             raise InputError(f"config {config}", found=f"task = {read.task!r}", needed="a detection config")
         loaded = read_checkpoint(checkpoint)
-        check_same(checkpoint, loaded["meta"], model=architecture(read))
+        read = adopt(read, loaded["meta"], checkpoint)
+        check_same(checkpoint, loaded["meta"], model=describe_model(read))
         self.classes: tuple[str, ...] = tuple(loaded["meta"]["classes"])
         net = build_net(read, num_classes=len(self.classes), load_init=False)
         load_exactly(DetectionTask(net), loaded["state_dict"], source=checkpoint)
+        predictor = build_predictor(read, net, self.classes)
         if score_threshold is not None:
-            net.suppression = net.suppression._replace(score_threshold=score_threshold)
+            predictor.suppression = predictor.suppression._replace(score_threshold=score_threshold)
         self.device = usable_device(device)
-        self.net = net.to(self.device, memory_format=torch.channels_last).eval()
+        self.net = predictor.to(self.device, memory_format=torch.channels_last).eval()
 
     def __call__(self, images: Picture | Sequence[Picture]) -> Detections | list[Detections]:
         """Detect.

@@ -86,6 +86,21 @@ def test_it_is_the_net_that_is_evaluated(det_config, trained, tiny, detector):
     assert_same([part.cpu() for part in answer], detector(image))
 
 
+def test_looking_more_than_once(det_config, trained, path):
+    last = trained / "last.pth"
+    test = {"refine": 1, "vote": 0.5, "scales": (48, 64), "flip": True, "ensemble": (str(last),)}
+    keyed = resdet.Detector(det_config, last, device="cpu", score_threshold=0.05, test=test)
+    options = ["test.refine=1", "test.vote=0.5", "test.scales=(48, 64)", "test.flip=True"]
+    said = resdet.Detector(
+        det_config, last, device="cpu", score_threshold=0.05, options=[*options, f"test.ensemble=({str(last)!r},)"]
+    )
+    assert len(keyed.net.nets) == 2 and keyed.net.suppression.score_threshold == 0.05
+    assert_same(keyed(path), said(path), rtol=0, atol=0)
+    assert keyed(path).boxes.shape != resdet.Detector(det_config, last, device="cpu")(path).boxes.shape
+    with pytest.raises(InputError, match="unknown key 'refne'"):
+        resdet.Detector(det_config, last, test={"refne": 1})
+
+
 def test_grey_and_rotated_pictures(detector, tmp_path):
     draw = np.random.default_rng(0)
     grey = Image.fromarray(draw.integers(0, 255, size=(40, 60), dtype=np.uint8))

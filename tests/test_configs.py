@@ -10,6 +10,8 @@ import torch
 
 from resdet.engine.config import call, load_config, read_settings
 from resdet.engine.optim import build_optimizer, build_schedulers
+from resdet.engine.predictor import from_checkpoint
+from resdet.inference.settings import check
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
 NAMES = [path.stem for path in CONFIGS]
@@ -24,9 +26,13 @@ def test_config(path):
     lines = (ast.get_docstring(ast.parse(path.read_text())) or "").splitlines()
     commands = [line for line in lines if line.startswith("Command:")]
     assert commands, "the docstring says how it is run"
-    assert f"configs/{path.name}" in commands[0]
 
     config = load_config(path)
+    check(read_settings(config, "test"))
+    if config.model.type is from_checkpoint:  # a config for eval and infer
+        assert any("tools/eval.py" in line and f"configs/{path.name}" in line for line in lines)
+        return
+    assert f"configs/{path.name}" in commands[0]
     tool = {"detection": "tools/train_det.py", "classification": "tools/train_cls.py"}[config.task]
     assert tool in commands[0]
     if "nproc_per_node" in commands[0]:

@@ -21,6 +21,7 @@ class Anchors(nn.Module):
             for a single-level net.
         strides: per level, the declared stride in input pixels.
         ratios: height over width, used at every level.
+        rounded: corners of the anchors of a cell to whole pixels, as in torchvision.
     """
 
     def __init__(
@@ -28,13 +29,16 @@ class Anchors(nn.Module):
         sizes: Sequence[Sequence[float]],
         strides: Sequence[int],
         ratios: Sequence[float] = (0.5, 1.0, 2.0),
+        *,
+        rounded: bool = True,
     ) -> None:
         super().__init__()
         if len(sizes) != len(strides):
             needed = f"one group for each of the {len(strides)} feature levels"
             raise InputError("anchor sizes", found=f"{len(sizes)} groups: {list(sizes)}", needed=needed)
         self.strides = tuple(strides)
-        self.cells = [_cell(level, ratios) for level in sizes]
+        cells = [_cell(level, ratios) for level in sizes]
+        self.cells = [cell.round() for cell in cells] if rounded else cells
         self.per_cell = len(self.cells[0])
         self._kept: dict[tuple, list[Tensor]] = {}
 
@@ -59,7 +63,7 @@ def _cell(sizes: Sequence[float], ratios: Sequence[float]) -> Tensor:
     roots = torch.tensor(ratios, dtype=torch.float32).sqrt()[:, None]
     sides = torch.tensor(sizes, dtype=torch.float32)[None]
     half_w, half_h = (sides / roots).flatten() / 2, (sides * roots).flatten() / 2
-    return torch.stack([-half_w, -half_h, half_w, half_h], dim=1).round()
+    return torch.stack([-half_w, -half_h, half_w, half_h], dim=1)
 
 
 def _grid(cell: Tensor, hw: Sequence[int], stride: int) -> Tensor:

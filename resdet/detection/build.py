@@ -28,10 +28,15 @@ def faster_rcnn_c4(
     frozen_stages: int = 2,
     frozen_batchnorm: bool = True,
     class_agnostic: bool = False,
+    context: bool = False,
     shorter_side: int | Sequence[int] = 600,
     longer_side: int = 1000,
+    antialias: bool = False,
     anchor_sizes: Sequence[float] = (64, 128, 256, 512),
+    rounded_anchors: bool = True,
     pooling: Literal["align", "pool"] = "pool",
+    half_pixel: bool = True,
+    align_samples: int = 2,
     rois_per_image: int = 128,
     background_iou: tuple[float, float] = (0.0, 0.5),
     train_proposals: tuple[int, int] = (12000, 2000),
@@ -49,10 +54,15 @@ def faster_rcnn_c4(
         frozen_stages: 1 freezes the stem, 2 also conv2_x, ... (Fast R-CNN freezes up to conv2).
         frozen_batchnorm: BN as a constant affine map; without pre-trained weights it has to learn.
         class_agnostic: one box per region instead of one per class.
+        context: classify each region beside its whole image (appendix B).
         shorter_side: of the input, in pixels; one of several is drawn for each training batch.
         longer_side: its bound.
+        antialias: blur before shrinking, as Pillow and detectron2; torchvision and mmdetection do not.
         anchor_sizes: sides in input pixels; VOC leaves out 64 (Ren 2015).
+        rounded_anchors: to whole pixels, as in torchvision; detectron2 and mmdetection do not.
         pooling: the paper pools (``"pool"``); ``"align"`` is Mask R-CNN's.
+        half_pixel: with ``"align"``, align pixels and cells by their centres, as everybody does today.
+        align_samples: with ``"align"``, points per bin and axis; 0 takes as many as the bin is wide.
         rois_per_image: the detector's mini-batch (Ren 2015).
         background_iou: regions with an IoU in [low, high) are background; 0.1 below for VOC, 0 for COCO.
         train_proposals: boxes before and after the NMS of the RPN in training.
@@ -65,20 +75,21 @@ def faster_rcnn_c4(
     trunk = freeze_stages(Trunk(net, last=4), frozen_stages)
     channels, stride = trunk.channels[-1], trunk.strides[-1]
     return FasterRCNN(
-        Preprocess(shorter_side, longer_side),
+        Preprocess(shorter_side, longer_side, antialias=antialias),
         trunk,
         LastLevel(),
         RPN(
             channels,
-            Anchors([tuple(anchor_sizes)], [stride]),
+            Anchors([tuple(anchor_sizes)], [stride], rounded=rounded_anchors),
             train_cut=Cut(*train_proposals),
             test_cut=Cut(*test_proposals),
         ),
         RoIHead(
-            RoIPooling(14, [stride], method=pooling),
+            RoIPooling(14, [stride], method=pooling, half_pixel=half_pixel, samples=align_samples),
             Conv5Embedding(conv5_head(net), BACKBONES[backbone].channels[-1]),
             num_classes=num_classes,
             class_agnostic=class_agnostic,
+            context=context,
             count=rois_per_image,
             background_iou=tuple(background_iou),
             beta=1.0,  # Fast R-CNN, eq. 3
@@ -95,12 +106,16 @@ def faster_rcnn_fpn(
     frozen_stages: int = 2,
     frozen_batchnorm: bool = True,
     class_agnostic: bool = False,
+    context: bool = False,
     shorter_side: int | Sequence[int] = 800,
     longer_side: int = 1333,
+    antialias: bool = False,
     anchor_sizes: Sequence[float] = (32, 64, 128, 256, 512),
+    rounded_anchors: bool = True,
     pyramid_channels: int = 256,
     head_width: int = 1024,
     half_pixel: bool = True,
+    align_samples: int = 2,
     box_beta: float = 0.0,
     rois_per_image: int = 512,
     train_proposals: tuple[int, int] = (2000, 2000),
@@ -118,13 +133,18 @@ def faster_rcnn_fpn(
         frozen_stages: 1 freezes the stem, 2 also conv2_x, ...
         frozen_batchnorm: BN as a constant affine map; without pre-trained weights it has to learn.
         class_agnostic: one box per region instead of one per class.
+        context: classify each region beside its whole image (appendix B).
         shorter_side: of the input, in pixels; one of several is drawn for each training batch.
         longer_side: its bound.
+        antialias: blur before shrinking, as Pillow and detectron2; torchvision and mmdetection do not.
         anchor_sizes: one side in input pixels for each of P2 ... P6.
+        rounded_anchors: to whole pixels, as in torchvision; detectron2 and mmdetection do not.
         pyramid_channels: width of the pyramid.
         head_width: width of the head's two layers.
         half_pixel: align pixels and cells by their centres in RoIAlign, as detectron2 and mmdetection; torchvision does
             not.
+        align_samples: points per bin and axis of RoIAlign; 0 takes as many as the bin is wide, as detectron2 and
+            mmdetection.
         box_beta: of smooth L1 in both stages; 0 is plain L1, as detectron2 and mmdetection; torchvision has 1/9.
         rois_per_image: the detector's mini-batch.
         train_proposals: boxes per level before the NMS of the RPN, and per image after it, in training.
@@ -136,21 +156,22 @@ def faster_rcnn_fpn(
     trunk = freeze_stages(Trunk(_net(backbone, init, frozen_batchnorm), last=5), frozen_stages)
     fpn = FPN(trunk.channels, pyramid_channels, strides=trunk.strides)
     return FasterRCNN(
-        Preprocess(shorter_side, longer_side),
+        Preprocess(shorter_side, longer_side, antialias=antialias),
         trunk,
         fpn,
         RPN(
             pyramid_channels,
-            Anchors([(size,) for size in anchor_sizes], fpn.strides),
+            Anchors([(size,) for size in anchor_sizes], fpn.strides, rounded=rounded_anchors),
             train_cut=Cut(*train_proposals),
             test_cut=Cut(*test_proposals),
             beta=box_beta,
         ),
         RoIHead(
-            RoIPooling(7, fpn.strides[:-1], half_pixel=half_pixel),
+            RoIPooling(7, fpn.strides[:-1], half_pixel=half_pixel, samples=align_samples),
             TwoLayerEmbedding(pyramid_channels, 7, width=head_width),
             num_classes=num_classes,
             class_agnostic=class_agnostic,
+            context=context,
             count=rois_per_image,
             beta=box_beta,
         ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,10 +22,13 @@ class Suppression(NamedTuple):
     score_threshold: float = 0.05
     nms_iou: float = 0.5
     max_per_image: int = 100
+    method: Literal["hard", "linear", "gaussian"] = "hard"
+    class_agnostic: bool = False
+    sigma: float = 0.5
 
 
 class FasterRCNN(nn.Module):
-    """The detector. Its stages are public: ``features``, ``propose``, ``embed``, ``classify``.
+    """The detector. Its stages are public: ``features``, ``propose``, ``context``, ``embed``, ``classify``.
 
     Args:
         preprocess: images to a batch.
@@ -64,12 +67,16 @@ class FasterRCNN(nn.Module):
         """Regions that may hold objects."""
         return self.rpn(features, limits)[0]
 
-    def embed(self, features: Sequence[Tensor], boxes: Tensor, images: Tensor) -> Tensor:
-        """(R, D) vectors of (R, 4) regions, each on the image that the (R,) index names."""
-        return self.roi_head.embed(features, boxes, images)
+    def context(self, features: Sequence[Tensor], limits: Tensor) -> Tensor:
+        """(N, E) vectors of the whole images; E is 0 in a net without global context."""
+        return self.roi_head.context(features, limits)
+
+    def embed(self, features: Sequence[Tensor], boxes: Tensor, images: Tensor, context: Tensor) -> Tensor:
+        """(R, D + E) vectors of (R, 4) regions, each on the image that the (R,) index names, with its context."""
+        return self.roi_head.embed(features, boxes, images, context)
 
     def classify(self, vectors: Tensor) -> Predictions:
-        """Class logits (R, K + 1) and box deltas (R, K or 1, 4) of (R, D) vectors."""
+        """Class logits (R, K + 1) and box deltas (R, K or 1, 4) of (R, D + E) vectors."""
         return self.roi_head.classify(vectors)
 
     def loss(self, images: Sequence[Tensor], targets: Sequence[Target]) -> dict[str, Tensor]:
@@ -82,9 +89,11 @@ class FasterRCNN(nn.Module):
         batch = self.preprocess(images)
         truth = pad_targets(self.preprocess.move_targets(targets, batch))
         features = self.features(batch.pixels)
-        proposals, losses = self.rpn(features, batch.limits(), truth)
+        limits = batch.limits()
+        proposals, losses = self.rpn(features, limits, truth)
         regions = self.roi_head.sample(proposals, truth)
-        predictions = self.classify(self.embed(features, regions.boxes, regions.images))
+        context = self.context(features, limits)
+        predictions = self.classify(self.embed(features, regions.boxes, regions.images, context))
         return losses | self.roi_head.losses(predictions, regions)
 
     @torch.no_grad()
@@ -96,8 +105,9 @@ class FasterRCNN(nn.Module):
         proposals = self.propose(features, limits)
         count = proposals.boxes.shape[1]
         index = torch.arange(len(images), device=limits.device).repeat_interleave(count)
-        predictions = self.classify(self.embed(features, proposals.boxes.flatten(0, 1), index))
-        return score_regions(predictions.logits, predictions.deltas, proposals, limits), batch
+        context = self.context(features, limits)
+        predictions = self.classify(self.embed(features, proposals.boxes.flatten(0, 1), index, context))
+        return score_regions(predictions, proposals, limits), batch
 
     @torch.no_grad()
     def predict(self, images: Sequence[Tensor]) -> list[Detections]:

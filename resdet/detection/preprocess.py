@@ -25,6 +25,7 @@ class Preprocess(nn.Module):
         shorter_side: target of the shorter side in pixels; of several, training draws one for each batch and testing
             uses the last.
         longer_side: bound of the longer side; it wins over the shorter one.
+        antialias: blur before shrinking.
         mean: per channel, RGB, on the 0-255 scale.
         std: likewise.
         multiple: the padded batch is a multiple of this, so that C2 .. C5 have whole cells (P6 rounds up).
@@ -35,6 +36,7 @@ class Preprocess(nn.Module):
         shorter_side: int | Sequence[int],
         longer_side: int,
         *,
+        antialias: bool = False,
         mean: Sequence[float] = RGB_MEAN,
         std: Sequence[float] = RGB_STD,
         multiple: int = 32,
@@ -47,24 +49,37 @@ class Preprocess(nn.Module):
                 found=f"shorter_side={shorter_side}, longer_side={longer_side}",
                 needed="pixels, 1 or more",
             )
-        self.longer_side, self.multiple = longer_side, multiple
+        self.longer_side, self.antialias, self.multiple = longer_side, antialias, multiple
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
-    def size(self, hw: tuple[int, int], shorter_side: int) -> tuple[int, int]:
-        """Size that an image of size ``hw`` is resized to."""
-        factor = min(shorter_side / min(hw), self.longer_side / max(hw))
+    @property
+    def test_side(self) -> int:
+        """The shorter side at test."""
+        return self.shorter_side[-1]
+
+    def size(self, hw: tuple[int, int], shorter_side: int, longer_side: float | None = None) -> tuple[int, int]:
+        """Size that an image of size ``hw`` is resized to, with the net's bound of the longer side or another."""
+        factor = min(shorter_side / min(hw), (longer_side or self.longer_side) / max(hw))
         return max(1, math.floor(hw[0] * factor)), max(1, math.floor(hw[1] * factor))
 
-    def forward(self, images: Sequence[Tensor]) -> ImageBatch:
+    def forward(self, images: Sequence[Tensor], shorter_side: int | None = None) -> ImageBatch:
         """Images, each uint8 (3, H, W) RGB of its own size, as one batch.
+
+        Args:
+            images: of any sizes.
+            shorter_side: another than that of the net; the bound of the longer side grows or shrinks with it.
 
         Raises:
             InputError: for anything that is not such an image.
         """
-        side = self.shorter_side[-1]
-        if self.training and len(self.shorter_side) > 1:
+        longer_side = None
+        if shorter_side is not None:
+            side, longer_side = shorter_side, self.longer_side * shorter_side / self.test_side
+        elif self.training and len(self.shorter_side) > 1:
             side = self.shorter_side[int(torch.randint(len(self.shorter_side), ()))]
+        else:
+            side = self.test_side
         ready = []
         for image in images:
             if image.dtype != torch.uint8 or image.dim() != 3 or image.shape[0] != 3 or 0 in image.shape:
@@ -72,8 +87,8 @@ class Preprocess(nn.Module):
                     "image", found=f"{image.dtype} of shape {tuple(image.shape)}", needed="uint8 RGB (3, H, W), 0-255"
                 )
             pixels = (image.to(self.mean.device, non_blocking=True).float() - self.mean) / self.std
-            size = self.size(tuple(image.shape[1:]), side)
-            ready.append(F.interpolate(pixels[None], size, mode="bilinear", align_corners=False)[0])
+            size = self.size(tuple(image.shape[1:]), side, longer_side)
+            ready.append(F.interpolate(pixels[None], size, mode="bilinear", antialias=self.antialias)[0])
         height, width = (-(-max(r.shape[axis] for r in ready) // self.multiple) * self.multiple for axis in (1, 2))
         batch = ready[0].new_zeros((len(ready), 3, height, width)).contiguous(memory_format=torch.channels_last)
         for place, pixels in zip(batch, ready, strict=True):

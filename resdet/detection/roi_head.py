@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resdet import boxes as box_ops
+from resdet.detection.context import concatenate, image_vectors, no_vectors
 from resdet.detection.losses import SMOOTH_L1_BETA, box_loss, class_loss
 from resdet.detection.matching import NEITHER, PaddedTargets, match, sample
-from resdet.structures import Proposals
+from resdet.structures import Proposals, ScoredBoxes
 
 
 class TwoLayerEmbedding(nn.Module):
@@ -54,6 +55,13 @@ class Predictions(NamedTuple):
     """(R, K, 4), or (R, 1, 4) when class-agnostic."""
 
 
+def read_predictions(predictions: Predictions, regions: Tensor, limits: Tensor) -> ScoredBoxes:
+    """Boxes and probabilities that the head gives to (R, 4) regions; ``limits`` are the (R, 4) clip limits of each."""
+    boxes = box_ops.decode(predictions.deltas, regions[:, None], box_ops.HEAD)
+    probabilities = predictions.logits.float().softmax(-1)[:, :-1]
+    return ScoredBoxes(box_ops.clip(boxes, limits[:, None]), probabilities)
+
+
 class RoISample(NamedTuple):
     """The regions of a training step, S for each image, flat."""
 
@@ -79,6 +87,7 @@ class RoIHead(nn.Module):
         embedding: those to (R, D) vectors; has ``width`` = D.
         num_classes: K, without background.
         class_agnostic: one box per region instead of one per class.
+        context: classify each region beside its whole image (:mod:`resdet.detection.context`).
         count: regions per image in the loss.
         positive_fraction: their largest positive share.
         background_iou: regions with an IoU in [low, high) are background.
@@ -92,6 +101,7 @@ class RoIHead(nn.Module):
         *,
         num_classes: int,
         class_agnostic: bool = False,
+        context: bool = False,
         count: int = 512,
         positive_fraction: float = 0.25,
         background_iou: tuple[float, float] = (0.0, 0.5),
@@ -99,21 +109,26 @@ class RoIHead(nn.Module):
     ) -> None:
         super().__init__()
         self.pooling, self.embedding = pooling, embedding
-        self.class_logits = nn.Linear(embedding.width, num_classes + 1)
-        self.box_deltas = nn.Linear(embedding.width, 4 * (1 if class_agnostic else num_classes))
+        width = embedding.width * (2 if context else 1)
+        self.class_logits = nn.Linear(width, num_classes + 1)
+        self.box_deltas = nn.Linear(width, 4 * (1 if class_agnostic else num_classes))
         for layer, std in ((self.class_logits, 0.01), (self.box_deltas, 0.001)):  # Fast R-CNN, section 3.1
             nn.init.normal_(layer.weight, std=std)
             nn.init.zeros_(layer.bias)
-        self.num_classes, self.class_agnostic = num_classes, class_agnostic
+        self.num_classes, self.class_agnostic, self.has_context = num_classes, class_agnostic, context
         self.count, self.positive_fraction, self.background_iou = count, positive_fraction, background_iou
         self.beta = beta
 
-    def embed(self, features: Sequence[Tensor], boxes: Tensor, images: Tensor) -> Tensor:
-        """(R, D) vectors of the (R, 4) regions, each on the image that the (R,) index names."""
-        return self.embedding(self.pooling(features, boxes, images))
+    def context(self, features: Sequence[Tensor], limits: Tensor) -> Tensor:
+        """(N, E) vectors of whole images; E is 0 in a net without context."""
+        return image_vectors(self._embed, features, limits) if self.has_context else no_vectors(features)
+
+    def embed(self, features: Sequence[Tensor], boxes: Tensor, images: Tensor, context: Tensor) -> Tensor:
+        """(R, D + E) vectors of the (R, 4) regions, each on the image that the (R,) index names."""
+        return concatenate(self._embed(features, boxes, images), context, images)
 
     def classify(self, vectors: Tensor) -> Predictions:
-        """Class logits and box deltas of (R, D) vectors."""
+        """Class logits and box deltas of (R, D + E) vectors."""
         return Predictions(self.class_logits(vectors), self.box_deltas(vectors).unflatten(1, (-1, 4)))
 
     @torch.no_grad()
@@ -146,3 +161,6 @@ class RoIHead(nn.Module):
             "loss_class": class_loss(predictions.logits, regions.labels, regions.used),
             "loss_box": box_loss(deltas, goals, regions.positive, regions.used, beta=self.beta),
         }
+
+    def _embed(self, features: Sequence[Tensor], boxes: Tensor, images: Tensor) -> Tensor:
+        return self.embedding(self.pooling(features, boxes, images))

@@ -21,6 +21,7 @@ from mmengine.config import Config
 
 from resdet.engine import settings
 from resdet.errors import InputError, nearest
+from resdet.inference.settings import Inference
 
 CALLS = ("model", "train_data", "test_data")
 SETTINGS = {
@@ -29,6 +30,7 @@ SETTINGS = {
     "schedule": settings.Schedule,
     "run": settings.Run,
     "publish": settings.Publish,
+    "test": Inference,
 }
 SCALARS = {
     "task": ("detection", "classification"),
@@ -42,7 +44,7 @@ SUPPLIED = ("num_classes",)
 FREE = (
     *("num_classes", "init", "frozen_stages", "frozen_batchnorm", "box_beta", "label_smoothing"),
     *("shorter_side", "longer_side", "train_proposals", "test_proposals", "rois_per_image", "background_iou"),
-    *("score_threshold", "nms_iou", "max_per_image"),
+    *("score_threshold", "nms_iou", "max_per_image", "antialias"),
 )
 """Arguments of a model that may differ between training and test."""
 
@@ -106,9 +108,8 @@ def target(config: Config, section: str) -> Callable:
     """The function that a section names."""
     named = config[section].get("type")
     if isinstance(named, str):  # a config that was dumped into a checkpoint holds dotted names
-        module, _, name = named.rpartition(".")
         try:
-            named = getattr(importlib.import_module(module), name)
+            named = _import(named)
         except (ImportError, AttributeError, ValueError) as error:
             raise InputError(f"config section {section!r}", found=f"type={named!r}", needed="a function") from error
     if not callable(named):
@@ -116,16 +117,36 @@ def target(config: Config, section: str) -> Callable:
     return named
 
 
-def architecture(config: Config) -> dict[str, Any]:
-    """What of the model section must be the same at test as in training, defaults filled in.
-
-    Weights would load into a net of other anchors or another pooling without a word, and its figures would be wrong.
-    """
-    function = target(config, "model")
-    defaults = {k: p.default for k, p in inspect.signature(function).parameters.items() if p.default is not p.empty}
-    said = {k: v for k, v in {**defaults, **config.model}.items() if k not in FREE and k != "type"}
+def describe(function: Callable, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """A call in plain values, as checkpoints keep it: dotted name of the function, arguments, defaults filled in."""
+    parameters = inspect.signature(function).parameters
+    defaults = {k: p.default for k, p in parameters.items() if p.default is not p.empty}
+    said = {k: v for k, v in {**defaults, **arguments}.items() if k not in ("type", "init")}
     plain = {k: list(v) if isinstance(v, (tuple, list)) else v for k, v in said.items()}
     return {"type": f"{function.__module__}.{function.__qualname__}", **plain}
+
+
+def describe_model(config: Config) -> dict[str, Any]:
+    """The model section in plain values."""
+    return describe(target(config, "model"), config.model)
+
+
+def differences(trained: Mapping[str, Any], model: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Settings of a net that its weights do not show, and in which two descriptions differ: name to both values.
+
+    Weights would load into a net of other anchors or another pooling without a word, and its figures would be wrong.
+    What an older checkpoint does not tell has its default.
+    """
+    if trained.get("type") != model["type"]:
+        return {"type": (trained.get("type"), model["type"])}
+    defaults = describe(_import(model["type"]), {})
+    old, new = {**defaults, **trained}, {**defaults, **model}
+    return {k: (old.get(k), new.get(k)) for k in {**old, **new} if k not in FREE and old.get(k) != new.get(k)}
+
+
+def _import(dotted: str) -> Any:
+    module, _, name = dotted.rpartition(".")
+    return getattr(importlib.import_module(module), name)
 
 
 def _parse_option(option: str) -> tuple[str, Any]:
@@ -146,6 +167,8 @@ def _check(config: Config, path: Path) -> None:
     for key, legal in SCALARS.items():
         if legal and config.get(key) not in legal:
             raise InputError(where, found=f"{key}={config.get(key)!r}", needed=nearest(str(config.get(key)), legal))
+    if config.task == "classification" and "test" in config:
+        raise InputError(where, found="section 'test' in a classification config", needed="a detection config")
     if not _fits(config.get("augmentation", ()), tuple[str, ...]):
         raise InputError(where, found=f"augmentation={config.augmentation!r}", needed="a tuple of names")
     for section in (*CALLS, *SETTINGS):

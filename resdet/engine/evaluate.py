@@ -11,10 +11,11 @@ from mmengine.config import Config
 
 from resdet.backbones.weights import load_exactly
 from resdet.engine import distributed
-from resdet.engine.config import architecture, read_settings
+from resdet.engine.config import describe_model, read_settings
 from resdet.engine.experiment import Experiment, build_experiment, read_data, test_loader
 from resdet.engine.metrics import DetectionMetric, build_metric
 from resdet.engine.optim import autocast
+from resdet.engine.predictor import adopt, build_predictor
 from resdet.engine.runner import check_same, read_checkpoint
 from resdet.errors import InputError
 from resdet.evaluation.coco import load_results
@@ -23,16 +24,29 @@ from resdet.evaluation.coco import load_results
 def load_experiment(config: Config, checkpoint: str | Path) -> Experiment:
     """The test set and the net of a config, with the weights of a checkpoint, on the device.
 
+    A detector is tested as section ``test`` says.
+
     Raises:
-        InputError: the checkpoint is of another task, architecture or set of classes than config and data.
+        InputError: the checkpoint is of another task, describe_model or set of classes than config and data.
     """
     loaded = read_checkpoint(checkpoint)
+    if config.task == "detection":
+        config = adopt(config, loaded["meta"], checkpoint)
     experiment = build_experiment(config, training=False, classes=loaded["meta"]["classes"])
-    check_same(checkpoint, loaded["meta"], classes=experiment.classes, model=architecture(config))
+    check_same(checkpoint, loaded["meta"], classes=experiment.classes, model=describe_model(config))
     load_exactly(experiment.task, loaded["state_dict"], source=checkpoint)
+    if config.task == "detection":
+        experiment.task.net = build_predictor(config, experiment.net, experiment.classes)
     device = f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_available() else "cpu"
     experiment.task.to(device, memory_format=torch.channels_last)
     return experiment
+
+
+def seconds_per_image(experiment: Experiment) -> dict[str, float]:
+    """What each stage of this process's detector took, in the order of their cost."""
+    predictor = experiment.task.net
+    costs = sorted(predictor.seconds.items(), key=lambda item: -item[1])
+    return {stage: seconds / max(1, predictor.images) for stage, seconds in costs}
 
 
 @torch.no_grad()
@@ -41,13 +55,13 @@ def evaluate(experiment: Experiment) -> dict[str, float]:
     experiment.task.eval()
     amp = read_settings(experiment.config, "run").amp
     loader = test_loader(experiment)
-    for batch in _shown(loader, len(loader.batch_sampler)):
+    for batch in shown(loader, len(loader.batch_sampler)):
         with autocast(amp):
             experiment.metric.process(batch, experiment.task.val_step(batch))
     return experiment.metric.evaluate(len(experiment.test_set))
 
 
-def _shown(batches: Iterable, total: int) -> Iterable:
+def shown(batches: Iterable, total: int) -> Iterable:
     """With a progress bar on a terminal."""
     if distributed.rank() or not sys.stdout.isatty():
         return batches

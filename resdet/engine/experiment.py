@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -19,6 +19,7 @@ from resdet.datasets.transforms import augmentation
 from resdet.engine import distributed
 from resdet.engine.config import call, read_settings
 from resdet.engine.metrics import build_metric
+from resdet.engine.settings import Loader
 from resdet.engine.tasks import ClassificationTask, DetectionTask
 from resdet.errors import InputError
 
@@ -123,32 +124,31 @@ def train_loader(experiment: Experiment) -> DataLoader:
         rank=distributed.rank(),
         world=world,
     )
-    return _loader(data, batches, settings.workers, _collate(experiment))
+    return _loader(data, batches, settings.workers)
 
 
 def test_loader(experiment: Experiment) -> DataLoader:
     """This process's share of the test set, each image once."""
-    settings = read_settings(experiment.config, "loader")
-    data = experiment.test_set
+    return data_loader(experiment.test_set, read_settings(experiment.config, "loader"))
+
+
+def data_loader(data: Dataset, settings: Loader) -> DataLoader:
+    """This process's share of any data set, each image once."""
     share = EvaluationShare(
         len(data),
         settings.test_batch_size,
-        hw=data.hw if experiment.config.task == "detection" else None,
+        hw=data.hw if isinstance(data, DetectionDataset) else None,
         rank=distributed.rank(),
         world=distributed.world_size(),
     )
-    return _loader(data, share, settings.workers, _collate(experiment))
+    return _loader(data, share, settings.workers)
 
 
-def _collate(experiment: Experiment) -> Callable:
-    return collate if experiment.config.task == "detection" else default_collate
-
-
-def _loader(data: Dataset, batches: TrainBatches | EvaluationShare, workers: int, join: Callable) -> DataLoader:
+def _loader(data: Dataset, batches: TrainBatches | EvaluationShare, workers: int) -> DataLoader:
     return DataLoader(
         data,
         batch_sampler=batches,
         num_workers=workers,
-        collate_fn=join,
+        collate_fn=collate if isinstance(data, DetectionDataset) else default_collate,
         pin_memory=torch.cuda.is_available(),
     )

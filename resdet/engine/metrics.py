@@ -15,7 +15,7 @@ from resdet.datasets.coco import load_coco_json
 from resdet.engine.distributed import gather
 from resdet.errors import InputError
 from resdet.evaluation.classification import TopK
-from resdet.evaluation.coco import CocoFigures, coco_results, evaluate_coco
+from resdet.evaluation.coco import SIZE_BOUNDS, CocoFigures, coco_results, evaluate_coco
 from resdet.evaluation.voc import VocDetections, VocTruth, evaluate_voc
 from resdet.structures import Detections
 
@@ -85,10 +85,14 @@ class CocoMetric(DetectionMetric):
 
     higher_is_better = "coco/AP"
 
+    def __init__(self, annotations: Annotations, *, size_bounds: tuple[float, float] = SIZE_BOUNDS) -> None:
+        super().__init__(annotations)
+        self.size_bounds = size_bounds
+
     def score_rows(self, rows: list[dict]) -> dict[str, float]:
         """See :func:`resdet.evaluation.coco.evaluate_coco`."""
         self.rows = rows
-        self.report = evaluate_coco(coco_ground_truth(self.annotations), rows)
+        self.report = evaluate_coco(coco_ground_truth(self.annotations), rows, size_bounds=self.size_bounds)
         return {f"coco/{name}": getattr(self.report, name) for name in CocoFigures._fields[:12]}
 
 

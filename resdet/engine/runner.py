@@ -17,6 +17,7 @@ from torch import nn
 from resdet import __version__
 from resdet.backbones.weights import load_exactly
 from resdet.engine import distributed
+from resdet.engine.config import differences
 from resdet.engine.optim import autocast
 from resdet.errors import InputError
 
@@ -225,7 +226,7 @@ def check_same(source: object, meta: dict, *, classes: Sequence[str] | None = No
         source: its path.
         meta: what it says.
         classes: those of the data.
-        model: :func:`resdet.engine.config.architecture` of the config.
+        model: :func:`resdet.engine.config.describe_model` of the config.
 
     Raises:
         InputError: they differ.
@@ -234,13 +235,11 @@ def check_same(source: object, meta: dict, *, classes: Sequence[str] | None = No
     if classes is not None and list(meta["classes"]) != list(classes):
         raise InputError(where, found=_listed(meta["classes"]), needed=f"{_listed(classes)}, as the data has")
     trained = meta.get("model", model)
-    if model is not None and trained != model:
-        changed = sorted(k for k in {**trained, **model} if trained.get(k) != model.get(k))
-        changed = ["type"] if "type" in changed else changed
+    if model is not None and (changed := differences(trained, model)):
         raise InputError(
             where,
-            found="trained with " + ", ".join(f"model.{k}={trained.get(k)}" for k in changed),
-            needed=", ".join(f"model.{k}={model.get(k)}" for k in changed) + " of the config; or change that",
+            found="trained with " + ", ".join(f"model.{k}={was}" for k, (was, _) in changed.items()),
+            needed=", ".join(f"model.{k}={now}" for k, (_, now) in changed.items()) + " of the config; or change that",
         )
 
 

@@ -84,6 +84,8 @@ RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("optimizer.accumulate", "run.log_every", "run.checkpoint_every"), (1, math.inf)),
     **dict.fromkeys(("run.early_stopping", "publish.statistics_images"), (1, math.inf)),
     **dict.fromkeys(("schedule.length", "schedule.validate_every"), (0.001, math.inf)),
+    **dict.fromkeys(("test.vote", "test.score_threshold", "test.nms_iou"), (0, 1)),
+    "test.max_per_image": (1, math.inf),
     "schedule.warmup_factor": (1e-6, 1),
     "optimizer.clip_norm": (1e-6, math.inf),
     "optimizer.momentum": (0, 1),

@@ -18,7 +18,7 @@ from resdet.backbones.statistics import compute_batchnorm_statistics
 from resdet.backbones.weights import load_exactly, publish
 from resdet.datasets.loading import EvaluationShare
 from resdet.engine import distributed
-from resdet.engine.config import architecture, read_settings
+from resdet.engine.config import describe_model, read_settings
 from resdet.engine.evaluate import evaluate
 from resdet.engine.experiment import Experiment, build_experiment, test_loader, train_loader
 from resdet.engine.hooks import Checkpoints, FiniteLoss, Progress, StepSeed
@@ -113,7 +113,7 @@ def build_runner(
         extra_meta={
             "task": config.task,
             "classes": list(experiment.classes),
-            "model": architecture(config),
+            "model": describe_model(config),
             "config": config.pretty_text,
         },
         amp=run.amp,
@@ -148,7 +148,7 @@ def load_trained(experiment: Experiment, path: str) -> None:
     The layers that give one output per class are taken over only when the classes are the same.
 
     Raises:
-        InputError: the checkpoint is of another architecture.
+        InputError: the checkpoint is of another describe_model.
     """
     checkpoint = read_checkpoint(path)
     same = tuple(checkpoint["meta"]["classes"]) == experiment.classes

@@ -57,7 +57,17 @@ class CocoFigures(NamedTuple):
     """In the order of the ground truth's categories."""
 
 
-def evaluate_coco(ground_truth: dict, results: Sequence[dict] | np.ndarray, *, backend: str = "auto") -> CocoFigures:
+SIZE_BOUNDS = (32.0, 96.0)
+"""COCO's: the sides of the squares whose areas divide small, medium and large."""
+
+
+def evaluate_coco(
+    ground_truth: dict,
+    results: Sequence[dict] | np.ndarray,
+    *,
+    backend: str = "auto",
+    size_bounds: tuple[float, float] = SIZE_BOUNDS,
+) -> CocoFigures:
     """The COCO figures of boxes, the same to the last digit as those of pycocotools.
 
     Annotation ids play no part (they are renumbered: pycocotools takes an id 0 for "unmatched"), a missing ``iscrowd``
@@ -69,6 +79,7 @@ def evaluate_coco(ground_truth: dict, results: Sequence[dict] | np.ndarray, *, b
         results: rows ``{image_id, category_id, bbox: [x, y, w, h], score}``, or an array (D, 7) of
             ``image_id, x, y, w, h, score, category_id``. It may be empty: figures are then 0.
         backend: "pycocotools", "faster" (faster-coco-eval), or "auto": faster where it is installed.
+        size_bounds: sides in pixels that divide small, medium and large.
 
     Raises:
         InputError: for a malformed row, an image or category id that the ground truth lacks, a score that is not
@@ -90,6 +101,9 @@ def evaluate_coco(ground_truth: dict, results: Sequence[dict] | np.ndarray, *, b
             side.dataset = {**truth, "annotations": annotations}
             side.createIndex()
         evaluation = evaluator(*sides, "bbox")
+        small, large = (side**2 for side in size_bounds)
+        most = evaluation.params.areaRng[0][1]
+        evaluation.params.areaRng = [[0, most], [0, small], [small, large], [large, most]]
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()

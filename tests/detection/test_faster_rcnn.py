@@ -86,9 +86,10 @@ def test_the_stages_are_predict():
         features = net.features(batch.pixels)
         assert [f.shape[-1] for f in features] == [24, 12, 6, 3, 2]  # of 96 px, finest first
         proposals = net.propose(features, batch.limits())
-        vectors = net.embed(features, proposals.boxes[0], torch.zeros(proposals.boxes.shape[1], dtype=torch.long))
-        logits, deltas = net.classify(vectors)
-        scored = score_regions(logits, deltas, proposals, batch.limits())
+        context = net.context(features, batch.limits())
+        images = torch.zeros(proposals.boxes.shape[1], dtype=torch.long)
+        vectors = net.embed(features, proposals.boxes[0], images, context)
+        scored = score_regions(net.classify(vectors), proposals, batch.limits())
         found = to_original(suppress(scored)[0], batch.input_hw[0], (80, 100))
     assert_close(tuple(found), tuple(net.predict([image])[0]))
     seen, _ = net.score([image])

@@ -45,11 +45,11 @@ def test_embeddings():
 def test_shapes_and_initial_weights(class_agnostic, columns):
     net = head(class_agnostic=class_agnostic)
     features, boxes = [torch.rand(2, 4, 16, 16)], torch.tensor([[0.0, 0, 20, 20], [10, 10, 60, 60], [0, 5, 9, 9]])
-    vectors = net.embed(features, boxes, torch.tensor([0, 1, 1]))
+    vectors = net.embed(features, boxes, torch.tensor([0, 1, 1]), torch.empty(2, 0))
     assert vectors.shape == (3, 8)
     logits, deltas = net.classify(vectors)
     assert logits.shape == (3, K + 1) and deltas.shape == (3, columns, 4)
-    swapped = net.embed([features[0].flip(0)], boxes, torch.tensor([1, 0, 0]))
+    swapped = net.embed([features[0].flip(0)], boxes, torch.tensor([1, 0, 0]), torch.empty(2, 0))
     assert_close(swapped, vectors)
     wide = RoIHead(RoIPooling(2, [4]), TwoLayerEmbedding(4, 2, width=500), num_classes=K, class_agnostic=class_agnostic)
     assert wide.class_logits.weight.std().item() == pytest.approx(0.01, rel=0.1)

@@ -162,7 +162,13 @@ def test_a_checkpoint_that_does_not_fit_is_not_resumed(cls_config, tmp_path, sav
 
 
 def test_settings_that_weights_do_not_show_are_compared():
-    trained = {"classes": ["a"], "model": {"type": "f", "anchor_sizes": [16, 32]}}
-    check_same("x.pth", trained, model={"type": "f", "anchor_sizes": [16, 32]})
+    kind = "resdet.detection.build.faster_rcnn_fpn"
+    trained = {"classes": ["a"], "model": {"type": kind, "anchor_sizes": [16, 32], "shorter_side": 800}}
+    model = {"type": kind, "anchor_sizes": [16, 32], "shorter_side": 600, "context": False}
+    check_same("x.pth", trained, model=model)  # sizes may differ, and what an older file does not tell has its default
     with pytest.raises(InputError, match=r"trained with model.anchor_sizes=\[16, 32\]\n.*anchor_sizes=\[8, 16\]"):
-        check_same("x.pth", trained, model={"type": "f", "anchor_sizes": [8, 16]})
+        check_same("x.pth", trained, model={**model, "anchor_sizes": [8, 16]})
+    with pytest.raises(InputError, match=r"trained with model.context=False\n.*model.context=True"):
+        check_same("x.pth", trained, model={**model, "context": True})
+    with pytest.raises(InputError, match=r"trained with model.type=resdet.*_fpn\n.*faster_rcnn_c4"):
+        check_same("x.pth", trained, model={**model, "type": "resdet.detection.build.faster_rcnn_c4"})

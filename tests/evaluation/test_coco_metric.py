@@ -80,6 +80,12 @@ def test_one_of_two_found_by_hand():
     assert dog == ("dog", None, None, 0)
 
 
+def test_other_bounds_of_sizes():
+    truth = truth_of((1, 1, [0, 0, 10, 10]), (2, 1, [0, 0, 10, 10]))
+    figures = evaluate_coco(truth, [row(1, 1, [0, 0, 10, 8], 0.9)], size_bounds=(5, 10.5))  # sides of 10 are in between
+    assert figures.APm == figures.AP and figures.APs == figures.APl == -1
+
+
 def test_a_second_detection_of_a_box_is_wrong():
     box = [0, 0, 10, 10]
     results = [row(1, 1, box, 0.9), row(1, 1, box, 0.8), row(2, 1, box, 0.7)]

@@ -1,0 +1,92 @@
+"""Nets from checkpoints alone, and the predictor that a config's ``test`` section asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmengine.config import Config
+
+from resdet.backbones.weights import load_exactly
+from resdet.detection.faster_rcnn import FasterRCNN
+from resdet.engine.config import call, describe, read_settings, target
+from resdet.engine.runner import check_same, read_checkpoint
+from resdet.engine.tasks import DetectionTask
+from resdet.errors import InputError
+from resdet.inference.predictor import Predictor
+
+
+def from_checkpoint(
+    *,
+    shorter_side: int | None = None,
+    longer_side: int | None = None,
+    test_proposals: tuple[int, int] | None = None,
+    score_threshold: float | None = None,
+    nms_iou: float | None = None,
+    max_per_image: int | None = None,
+) -> FasterRCNN:
+    """The ``type`` of a model section that leaves the net to the checkpoint: any net of the same classes.
+
+    Args:
+        shorter_side: another than in training, as all that follow.
+        longer_side: its bound.
+        test_proposals: of the RPN.
+        score_threshold: of detections.
+        nms_iou: of detections.
+        max_per_image: at most so many.
+
+    Raises:
+        InputError: there is no checkpoint, as in training.
+    """
+    raise InputError("model", found="type=from_checkpoint", needed="a net, as type=faster_rcnn_fpn, to train")
+
+
+def adopt(config: Config, meta: dict, source: str | Path) -> Config:
+    """The config, with the net of a checkpoint where it asks for that."""
+    if target(config, "model") is not from_checkpoint:
+        return config
+    said = {k: v for k, v in config.model.items() if k != "type" and v is not None}
+    return _with_model(config, {**own_model(meta, source), **said})
+
+
+def own_model(meta: dict, source: str | Path) -> dict:
+    """The model section that a checkpoint tells of itself.
+
+    Raises:
+        InputError: it tells none, or names a function from outside this package, which a file may not choose.
+    """
+    model = meta.get("model") or {}
+    where = f"checkpoint {source}"
+    if "shorter_side" not in model:
+        raise InputError(where, found="no description of its net", needed="one saved by this version")
+    if not str(model.get("type")).startswith("resdet.detection."):
+        raise InputError(where, found=f"a net made by {model['type']!r}", needed="one of resdet.detection")
+    return dict(model)
+
+
+def load_net(path: str | Path, classes: Sequence[str]) -> FasterRCNN:
+    """A detector from its checkpoint alone.
+
+    Raises:
+        InputError: damaged, of other classes, or without a description of its net.
+    """
+    loaded = read_checkpoint(path)
+    check_same(path, loaded["meta"], classes=classes)
+    config = Config({"model": own_model(loaded["meta"], path)})
+    function = target(config, "model")
+    unknown = sorted(config.model.keys() - {"type"} - describe(function, {}).keys() - {"backbone", "num_classes"})
+    if unknown:
+        raise InputError(f"checkpoint {path}", found=f"settings {unknown}", needed="those of this version")
+    net = call(config, "model", num_classes=len(classes))
+    load_exactly(DetectionTask(net), loaded["state_dict"], source=path)
+    return net
+
+
+def build_predictor(config: Config, net: FasterRCNN, classes: Sequence[str]) -> Predictor:
+    """The net and the rest of its ensemble, with the settings of section ``test``."""
+    settings = read_settings(config, "test")
+    return Predictor([net, *(load_net(path, classes) for path in settings.ensemble)], settings)
+
+
+def _with_model(config: Config, model: dict) -> Config:
+    return Config({**config.to_dict(), "model": model}, filename=config.filename)

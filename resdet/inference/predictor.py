@@ -1,0 +1,183 @@
+"""Appendix B put together: several nets, scales, rounds and mirrors, and one list of detections.
+
+The walk: a *view* of each net at each size → proposals of all → the head on all of them, its answers averaged over nets
+→ refinement → the same for mirrored and resized images → suppression → voting → the frame of the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from resdet.detection.faster_rcnn import FasterRCNN
+from resdet.detection.postprocess import suppress, to_original
+from resdet.detection.roi_head import read_predictions
+from resdet.errors import InputError
+from resdet.inference.ensemble import average, join
+from resdet.inference.fusion import fuse
+from resdet.inference.multiscale import embed_maxout, merge_proposals
+from resdet.inference.refinement import refine
+from resdet.inference.settings import Inference, check
+from resdet.inference.stages import Stages
+from resdet.inference.view import View, flatten, mirror
+from resdet.inference.voting import vote
+from resdet.structures import Detections, ImageBatch, ScoredBoxes
+
+
+class Look(NamedTuple):
+    """One way to show the images to the nets."""
+
+    mirrored: bool
+    size: int | None
+    """Shorter side; None for each net's own."""
+
+
+class Predictor(nn.Module):
+    """Detectors with settings for test; ``predict`` is that of a net.
+
+    Args:
+        nets: one or more, for the same classes. The first one's suppression settings and input frame are used.
+        settings: see :class:`Inference`; its ``ensemble`` is ``nets[1:]`` here.
+
+    Attributes:
+        seconds: per stage, of all calls so far.
+        images: number of them.
+
+    Raises:
+        InputError: settings that make no sense, alone or together; nets of different numbers of classes.
+    """
+
+    def __init__(self, nets: Sequence[FasterRCNN], settings: Inference | None = None) -> None:
+        super().__init__()
+        settings = settings or Inference()
+        check(settings)
+        counts = {net.num_classes for net in nets}
+        if len(counts) != 1:
+            raise InputError("ensemble", found=f"nets of {sorted(counts)} classes", needed="the same classes in all")
+        self.nets, self.settings = nn.ModuleList(nets), settings
+        self.seconds: dict[str, float] = {}
+        self.images = 0
+        asked = {name: getattr(settings, name) for name in ("score_threshold", "nms_iou", "max_per_image")}
+        self.suppression = nets[0].suppression._replace(
+            **{name: value for name, value in asked.items() if value is not None},
+            method=settings.nms,
+            class_agnostic=settings.class_agnostic_nms,
+            sigma=settings.sigma,
+        )
+
+    @torch.no_grad()
+    def predict(self, images: Sequence[Tensor], stages: Stages | None = None) -> list[Detections]:
+        """Detections of uint8 RGB (3, H, W) images, in the frame of what was passed in.
+
+        Args:
+            images: of any sizes.
+            stages: what other predictors have computed of the same images; a new memory by default.
+        """
+        stages = Stages(wait=True) if stages is None else stages
+        answers = self._merge(images, stages)
+        for stage, seconds in stages.bill().items():
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+        self.images += len(images)
+        return answers
+
+    def _merge(self, images: Sequence[Tensor], stages: Stages) -> list[Detections]:
+        mirrors = (False, True) if self.settings.flip else (False,)
+        looks = [Look(*look) for look in product(mirrors, (None, *self.settings.sizes))]
+        common = self._views(images, looks[0], stages)[0][0].frame
+        scored = [self._in_frame(look, common, *self._score_look(images, look, stages)) for look in looks]
+        if self.settings.merge == "nms":
+            detections = self._suppress([_stack(of_image) for of_image in zip(*scored, strict=True)], stages)
+        else:
+            views = [self._suppress(of_look, stages) for of_look in scored]
+            detections = stages.once(
+                "fusion", object(), lambda: fuse(views, max_per_image=self.suppression.max_per_image)
+            )
+        frames = zip(detections, common.input_hw, common.sample_hw, strict=True)
+        return [to_original(answer, seen, original) for answer, seen, original in frames]
+
+    def _suppress(self, scored: list[ScoredBoxes], stages: Stages) -> list[Detections]:
+        kept = stages.once("suppression", object(), lambda: suppress(scored, **self.suppression._asdict()))
+        if self.settings.vote is None:
+            return kept
+        return stages.once("voting", object(), lambda: vote(kept, scored, iou=self.settings.vote))
+
+    def _score_look(self, images: Sequence[Tensor], look: Look, stages: Stages) -> tuple[list[ScoredBoxes], ImageBatch]:
+        """All predictions of all rounds, and their frame."""
+        views = self._views(images, look, stages)
+        common = views[0][0].frame
+        settings = self.settings
+        key = (look, tuple(map(id, self.nets)), settings.scales, settings.region_side, settings.scale_proposals)
+
+        def score(regions: list[Tensor]) -> list[ScoredBoxes]:
+            return average([self._score_net(own, pyramid, regions, common, stages) for own, pyramid in views])
+
+        def propose() -> list[Tensor]:
+            return join([self._propose(own, pyramid, common) for own, pyramid in views])
+
+        regions = stages.once("proposals", key, propose)
+        first = stages.once("regions", key, lambda: score(regions))
+        if not settings.refine:
+            return first, common
+        rounds = settings.refine
+        return stages.once("refinement", (key, rounds), lambda: refine(first, score, rounds=rounds)), common
+
+    def _views(self, images: Sequence[Tensor], look: Look, stages: Stages) -> list[tuple[View, list[View]]]:
+        """Each net's view at its own size, and its pyramid (that view alone where no scales are asked for).
+
+        The largest comes first, while nothing else is kept: what a net needs while it runs is several times what it
+        leaves, so the whole pyramid needs no more memory than its largest level.
+        """
+        shown = [image.flip(-1) for image in images] if look.mirrored else images
+        views = []
+        for net in self.nets:
+            own = look.size or net.preprocess.test_side
+            scales = self.settings.scales or (own,)
+            at = {
+                size: stages.once(
+                    "backbone", (id(net), size, look.mirrored), lambda net=net, size=size: View(net, shown, size)
+                )
+                for size in sorted({own, *scales}, reverse=True)
+            }
+            views.append((at[own], [at[size] for size in scales]))
+        return views
+
+    def _propose(self, own: View, pyramid: list[View], common: ImageBatch) -> list[Tensor]:
+        if self.settings.scale_proposals == "one":
+            return [boxes for boxes, _ in own.propose(common)]
+        rpn = own.net.rpn
+        found = zip(*(view.propose(common) for view in pyramid), strict=True)
+        return [merge_proposals(of_image, nms_iou=rpn.nms_iou, count=rpn.test_cut.after) for of_image in found]
+
+    def _score_net(
+        self, own: View, pyramid: list[View], regions: list[Tensor], common: ImageBatch, stages: Stages
+    ) -> list[ScoredBoxes]:
+        context = stages.once("context", id(own), own.context)
+        boxes, images = flatten(regions)
+        if self.settings.scales:
+            vectors = embed_maxout(pyramid, regions, context, common, region_side=self.settings.region_side)
+        else:
+            vectors = own.embed(boxes, images, context, common)
+        limits = common.limits().to(boxes.device)[images]
+        answer = read_predictions(own.net.classify(vectors), boxes, limits)
+        counts = [len(r) for r in regions]
+        return [ScoredBoxes(*parts) for parts in zip(*(part.split(counts) for part in answer), strict=True)]
+
+    def _in_frame(
+        self, look: Look, common: ImageBatch, scored: list[ScoredBoxes], frame: ImageBatch
+    ) -> list[ScoredBoxes]:
+        """What a look gave, in the common frame."""
+        if not look.mirrored and look.size is None:
+            return scored
+        answers = []
+        for answer, old, new in zip(scored, frame.limits(), common.limits(), strict=True):
+            boxes = mirror(answer.boxes, old[0]) if look.mirrored else answer.boxes
+            answers.append(answer._replace(boxes=boxes * (new / old).to(boxes)))
+        return answers
+
+
+def _stack(answers: Sequence[ScoredBoxes]) -> ScoredBoxes:
+    return ScoredBoxes(*map(torch.cat, zip(*answers, strict=True)))

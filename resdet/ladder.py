@@ -1,0 +1,209 @@
+"""The paper's Table 9 row by row, for any checkpoints on any detection data: ``tools/ladder.py``.
+
+All rows are measured in one pass over the data. What a row shares with another (maps, proposals, scores) is computed
+once; its time still counts for each row that needs it, so "s/image" is what the row would take alone.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from mmengine.config import Config
+
+from resdet.datasets.detection import DetectionDataset
+from resdet.detection.faster_rcnn import FasterRCNN
+from resdet.engine import distributed
+from resdet.engine.config import read_settings
+from resdet.engine.evaluate import shown
+from resdet.engine.experiment import data_loader, read_data
+from resdet.engine.metrics import CocoMetric
+from resdet.engine.predictor import load_net
+from resdet.engine.runner import read_checkpoint
+from resdet.errors import InputError
+from resdet.evaluation.coco import SIZE_BOUNDS
+from resdet.inference.predictor import Predictor
+from resdet.inference.settings import Inference
+from resdet.inference.stages import Stages
+
+PAPER_SCALES = (200, 400, 600, 800, 1000)
+REFINED = {"refine": 1, "vote": 0.5, "nms_iou": 0.3}
+"""The paper's box refinement: one round, NMS at 0.3 on the union, voting among boxes of IoU 0.5 or more."""
+
+
+class Rung(NamedTuple):
+    """A row of Table 9: mAP@.5 and mAP@[.5,.95] in percent, COCO val unless the paper has test-dev only."""
+
+    name: str
+    paper50: float
+    paper: float
+
+
+RUNGS = (
+    Rung("baseline Faster R-CNN", 48.4, 27.2),
+    Rung("+ box refinement", 49.9, 29.9),
+    Rung("+ global context", 51.1, 30.0),
+    Rung("+ multi-scale testing", 53.8, 32.5),
+    Rung("ensemble", 59.0, 37.4),  # test-dev, trained on trainval, three nets; the single net has 55.7 / 34.9 there
+)
+
+
+class Row(NamedTuple):
+    """One row, measured. Figures are means over the seeds, in percent."""
+
+    name: str
+    paper50: float
+    paper: float
+    runs: list[dict[str, float]]
+    """COCO's figures as fractions, and those of each class, for each seed."""
+    seconds: float
+    """Per image."""
+    stages: dict[str, float]
+    """Those, by stage."""
+
+    def mean(self, figure: str) -> float:
+        """In percent; NaN where the data have no such objects."""
+        values = [run[figure] for run in self.runs]
+        return 100 * statistics.fmean(values) if min(values) >= 0 else float("nan")
+
+    def spread(self, figure: str) -> float | None:
+        """Standard deviation over the seeds."""
+        values = [100 * run[figure] for run in self.runs]
+        return statistics.stdev(values) if len(values) > 1 else None
+
+
+def climb(
+    config: Config,
+    baseline: Sequence[str],
+    *,
+    context: Sequence[str] = (),
+    ensemble: Sequence[str] = (),
+    scales: Sequence[int] = PAPER_SCALES,
+    group: Sequence[str] = (),
+    size_bounds: tuple[float, float] = SIZE_BOUNDS,
+) -> list[Row]:
+    """Measure every row that the checkpoints allow.
+
+    Args:
+        config: its test data, and section ``test`` for what the rows leave open (``region_side`` and the like).
+        baseline: checkpoints of nets without context, one for each seed.
+        context: of nets with context, for the same seeds; the rows from there on are of these.
+        ensemble: of the nets of the ensemble; by default all of ``context`` (or ``baseline``), if there are several.
+        scales: shorter sides of multi-scale testing.
+        group: classes whose mean AP is also given, as figure ``group``.
+        size_bounds: sides in pixels that divide small, medium and large objects.
+
+    Raises:
+        InputError: a checkpoint without context among those with it, or the reverse; other classes; bad scales.
+    """
+    classes = tuple(read_checkpoint(baseline[0])["meta"]["classes"])
+    if unknown := [name for name in group if name not in classes]:
+        raise InputError("--group", found=", ".join(unknown), needed=f"names among {', '.join(classes)}")
+    if context and len(context) != len(baseline):
+        raise InputError("--context", found=f"{len(context)} checkpoints", needed=f"{len(baseline)}, as --baseline")
+    plain = [_load(path, classes, context=False) for path in baseline]
+    wider = [_load(path, classes, context=True) for path in context]
+    last = wider or plain
+    known = dict(zip([*baseline, *context], [*plain, *wider], strict=True))
+    joined = [known[path] if path in known else _load(path, classes) for path in ensemble]
+    joined = joined or (last if len(last) > 1 else [])
+
+    settings = read_settings(config, "test")
+    refined = settings._replace(**REFINED)
+    pyramid = refined._replace(scales=tuple(scales))
+    rows = [(RUNGS[0], [[net] for net in plain], settings), (RUNGS[1], [[net] for net in plain], refined)]
+    rows += [(RUNGS[2], [[net] for net in wider], refined)] if wider else []
+    rows += [(RUNGS[3], [[net] for net in last], pyramid)]
+    rows += [(RUNGS[4]._replace(name=f"ensemble of {len(joined)}"), [joined], pyramid)] if joined else []
+    data = read_data(config, "test_data", classes=classes)
+    metrics = [[CocoMetric(data.annotations, size_bounds=size_bounds) for _ in teams] for _, teams, _ in rows]
+    return _measure(config, data, rows, metrics, group)
+
+
+def _measure(
+    config: Config,
+    data: DetectionDataset,
+    rows: Sequence[tuple[Rung, list[list[FasterRCNN]], Inference]],
+    metrics: list[list[CocoMetric]],
+    group: Sequence[str],
+) -> list[Row]:
+    """One pass over the data."""
+    predictors = [[Predictor(nets, settings).eval() for nets in teams] for _, teams, settings in rows]
+    loader = data_loader(data, read_settings(config, "loader"))
+    for images, targets in shown(loader, len(loader.batch_sampler)):
+        stages = Stages(wait=True)
+        for teams, own in zip(predictors, metrics, strict=True):
+            for predictor, metric in zip(teams, own, strict=True):
+                answers = predictor.predict(images, stages)
+                metric.process(None, list(zip(answers, targets, strict=True)))
+    return [
+        _row(rung, teams, [_figures(metric, len(data), group) for metric in own])
+        for (rung, _, _), teams, own in zip(rows, predictors, metrics, strict=True)
+    ]
+
+
+def _figures(metric: CocoMetric, images: int, group: Sequence[str]) -> dict[str, float]:
+    figures = {name.removeprefix("coco/"): value for name, value in metric.evaluate(images).items()}
+    if distributed.rank():
+        return figures
+    per_class = {row.name: row.AP for row in metric.report.per_class}
+    if group:
+        figures["group"] = statistics.fmean(per_class[name] for name in group)
+    return {**figures, **{f"class/{name}": value for name, value in per_class.items()}}
+
+
+def _row(rung: Rung, teams: Sequence[Predictor], runs: list[dict[str, float]]) -> Row:
+    images = sum(team.images for team in teams)
+    stages = {name: sum(team.seconds.get(name, 0.0) for team in teams) / images for name in teams[0].seconds}
+    return Row(*rung, runs, sum(stages.values()), stages)
+
+
+def _load(path: str, classes: Sequence[str], *, context: bool | None = None) -> FasterRCNN:
+    net = load_net(path, classes)
+    if context is not None and net.roi_head.has_context != context:
+        kinds = {True: "a net with global context", False: "a net without global context"}
+        raise InputError(f"checkpoint {path}", found=kinds[not context], needed=kinds[context])
+    device = f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_available() else "cpu"
+    return net.to(device, memory_format=torch.channels_last).eval()
+
+
+def as_markdown(rows: Sequence[Row], *, group: str = "") -> str:
+    """The table: ours beside the paper's, each with its gain over the row before."""
+    columns = [("APs", "small"), ("APm", "medium"), ("APl", "large"), *([("group", group)] if group else [])]
+    head = ["", "paper mAP", "ours", "ours - paper", "gain (paper)", "mAP@.5 (paper)"]
+    head += [name for _, name in columns] + ["s/image"]
+    lines = [head, ["---"] * len(head)]
+    for before, row in zip([None, *rows[:-1]], rows, strict=True):
+        gain = "" if before is None else f"{row.mean('AP') - before.mean('AP'):+.1f} ({row.paper - before.paper:+.1f})"
+        lines.append(
+            [
+                row.name,
+                f"{row.paper:.1f}",
+                _with_spread(row, "AP"),
+                f"{row.mean('AP') - row.paper:+.1f}",
+                gain,
+                f"{row.mean('AP50'):.1f} ({row.paper50:.1f})",
+                *(_with_spread(row, figure) for figure, _ in columns),
+                f"{row.seconds:.2f}",
+            ]
+        )
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
+    )
+
+
+def _with_spread(row: Row, figure: str) -> str:
+    mean, spread = row.mean(figure), row.spread(figure)
+    if mean != mean:  # no object of this size
+        return "-"
+    return f"{mean:.1f}" + ("" if spread is None else f" ± {spread:.1f}")
+
+
+def write_markdown(path: str | Path, table: str, note: str) -> None:
+    """The table with what it was made of."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_text(f"{table}\n\n{note}\n")
