@@ -27,7 +27,7 @@ def load_experiment(config: Config, checkpoint: str | Path) -> Experiment:
     A detector is tested as section ``test`` says.
 
     Raises:
-        InputError: the checkpoint is of another task, describe_model or set of classes than config and data.
+        InputError: the checkpoint is of another task, architecture or set of classes than config and data.
     """
     loaded = read_checkpoint(checkpoint)
     if config.task == "detection":

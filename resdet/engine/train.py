@@ -148,7 +148,7 @@ def load_trained(experiment: Experiment, path: str) -> None:
     The layers that give one output per class are taken over only when the classes are the same.
 
     Raises:
-        InputError: the checkpoint is of another describe_model.
+        InputError: the checkpoint is of another architecture.
     """
     checkpoint = read_checkpoint(path)
     same = tuple(checkpoint["meta"]["classes"]) == experiment.classes
