@@ -49,6 +49,40 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_test(parser: argparse.ArgumentParser) -> None:
+    """Flags of section ``test``: the paper's appendix B and other ways to look more than once."""
+    group = parser.add_argument_group("looking more than once (config section test; the rest by --cfg-options test...)")
+    group.add_argument(
+        "--refine", type=int, nargs="?", const=1, metavar="ROUNDS", help="box refinement (alone: 1 round, the paper's)"
+    )
+    group.add_argument(
+        "--vote", type=float, nargs="?", const=0.5, metavar="IOU", help="box voting (alone: 0.5, the paper's)"
+    )
+    for flag, text in (
+        ("--scales", "multi-scale testing by maxout: shorter sides (the paper: 200 400 600 800 1000)"),
+        ("--sizes", "further shorter sides at which to detect, merged with the first"),
+    ):
+        group.add_argument(flag, type=int, nargs="+", metavar="PX", help=text)
+    group.add_argument("--flip", action="store_true", default=None, help="detect on the mirrored image too, merged")
+    group.add_argument("--merge", choices=("nms", "wbf"), help="how --flip and --sizes are merged (default: nms)")
+    group.add_argument("--nms", choices=("hard", "linear", "gaussian"), help="suppression, or one of the Soft-NMS")
+    group.add_argument("--ensemble", nargs="+", metavar="FILE", help="checkpoints of further nets for the same classes")
+
+
+def add_views(parser: argparse.ArgumentParser) -> None:
+    """Flags of classification: more than one view of an image."""
+    group = parser.add_argument_group("classifiers (and --ensemble)")
+    views = group.add_mutually_exclusive_group()
+    views.add_argument("--ten-crop", action="store_true", help="corners, centre and their mirror images, averaged")
+    views.add_argument(
+        "--dense",
+        type=int,
+        nargs="*",
+        metavar="PX",
+        help="fully convolutional at these shorter sides, averaged (alone: the paper's 224 256 384 480 640)",
+    )
+
+
 def train(task: str, description: str, arguments: Sequence[str] | None = None) -> None:
     """``tools/train_det.py`` and ``tools/train_cls.py``."""
     parser = argparse.ArgumentParser(description=description)
@@ -67,24 +101,28 @@ def train(task: str, description: str, arguments: Sequence[str] | None = None) -
         action="store_true",
         help="scale optimizer.lr by loader.batch_size x optimizer.accumulate / optimizer.batch_size",
     )
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", metavar="N", help="one training for each, then mean and standard deviation"
+    )
     args = parser.parse_args(arguments)
 
     def main() -> None:
         from resdet.engine.config import load_config
         from resdet.engine.train import train as run_training
+        from resdet.engine.train import train_seeds
         from resdet.errors import InputError
 
         config = load_config(args.config, _options(args))
         if config.task != task:
             tool = {"detection": "tools/train_det.py", "classification": "tools/train_cls.py"}[config.task]
             raise InputError(f"config {args.config}", found=f"task = {config.task!r}", needed=f"{task!r}, or {tool}")
-        run_training(
-            config,
-            work_dir=_work_dir(args),
-            launcher=args.launcher,
-            resume=args.resume,
-            auto_scale_lr=args.auto_scale_lr,
-        )
+        how = {"launcher": args.launcher, "resume": args.resume, "auto_scale_lr": args.auto_scale_lr}
+        if not args.seeds:
+            run_training(config, work_dir=_work_dir(args), **how)
+            return
+        configs = {seed: load_config(args.config, [*_options(args), f"run.seed={seed}"]) for seed in args.seeds}
+        for name, (mean, deviation) in train_seeds(configs, work_dir=_work_dir(args), **how).items():
+            print(f"{name:<16} {mean:.4f} ± {deviation:.4f}  over {len(configs)} seeds")
 
     run(main)
 
@@ -100,16 +138,20 @@ def evaluate(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", metavar="FILE", help="write figures, classes and provenance as JSON")
     parser.add_argument("--save-detections", metavar="FILE", help="write the detections as a COCO results file")
     parser.add_argument("--amp", action="store_true", help="mixed precision: bfloat16")
+    add_test(parser)
+    add_views(parser)
     add_common(parser)
     args = parser.parse_args(arguments)
     if (args.checkpoint is None) == (args.detections is None):
         parser.error("give a CHECKPOINT, or --detections FILE")
+    if args.detections and _test_options(args):
+        parser.error("--detections are scored as they are; " + _test_options(args)[0] + " needs a CHECKPOINT")
 
     def main() -> None:
         from resdet.engine import distributed
         from resdet.engine.config import load_config, read_settings
         from resdet.engine.evaluate import evaluate as run_evaluation
-        from resdet.engine.evaluate import evaluate_detections, load_experiment
+        from resdet.engine.evaluate import evaluate_detections, load_experiment, seconds_per_image
         from resdet.errors import InputError
         from resdet.evaluation.report import format_table, provenance, write_json
 
@@ -117,11 +159,14 @@ def evaluate(arguments: Sequence[str] | None = None) -> None:
         if args.save_detections and config.task != "detection":
             raise InputError("--save-detections", found="a classification config", needed="a detection config")
         distributed.start(args.launcher)
+        costs: dict[str, float] = {}
         if args.detections:
             figures, metric = evaluate_detections(config, args.detections)
         else:
             experiment = load_experiment(config, args.checkpoint)
             figures, metric = run_evaluation(experiment), experiment.metric
+            if config.task == "detection":
+                costs = seconds_per_image(experiment)
         if distributed.rank():
             return
         if config.task == "detection":
@@ -130,6 +175,9 @@ def evaluate(arguments: Sequence[str] | None = None) -> None:
             print("\n".join(f"{name:<16} {value:.4f}" for name, value in figures.items()))
         if config.task == "detection" and config.metric != "coco":
             print(f"\nby COCO's protocol: mAP@[.5,.95] {figures['coco/AP']:.3f}  mAP@.5 {figures['coco/AP50']:.3f}")
+        if costs:
+            parts = ", ".join(f"{stage} {seconds:.3f}" for stage, seconds in costs.items())
+            print(f"\n{sum(costs.values()):.3f} s per image: {parts}")
         if args.save_detections:
             write_json(args.save_detections, metric.rows)
         out = args.out or (Path(args.work_dir) / "eval.json" if args.work_dir else None)
@@ -138,7 +186,7 @@ def evaluate(arguments: Sequence[str] | None = None) -> None:
             scored = args.checkpoint or args.detections
             record = provenance(args.config, scored, seed=seed, config_text=config.pretty_text)
             per_class = getattr(metric.report, "per_class", ()) if config.task == "detection" else ()
-            write_json(out, {"figures": figures, "per_class": per_class, **record})
+            write_json(out, {"figures": figures, "per_class": per_class, "seconds_per_image": costs, **record})
 
     run(main)
 
@@ -157,6 +205,7 @@ def infer(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
     parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="images at a time (default: 1)")
+    add_test(parser)
     parser.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="override the config")
     args = parser.parse_args(arguments)
 
@@ -171,7 +220,7 @@ def infer(arguments: Sequence[str] | None = None) -> None:
             score_threshold=args.score_threshold,
             device=args.device,
             batch_size=args.batch_size,
-            options=args.cfg_options,
+            options=[*args.cfg_options, *_test_options(args)],
         )
         print(f"{written} images -> {args.out}/ (pictures and detections.json)")
 
@@ -230,14 +279,184 @@ def benchmark(arguments: Sequence[str] | None = None) -> None:
     run(main)
 
 
+def convert(arguments: Sequence[str] | None = None) -> None:
+    """``tools/convert.py``."""
+    parser = argparse.ArgumentParser(
+        description="Turn a Faster R-CNN of torchvision, detectron2 or mmdetection, or a ResNet in the names of Caffe "
+        "or Caffe2, into a file of ours. The kind is recognised; nothing in the file is executed."
+    )
+    parser.add_argument("source", help="a .pth, .pt, .pkl or .safetensors file")
+    parser.add_argument("out", help="what to write: .pth for a detector, .safetensors for a backbone")
+    parser.add_argument(
+        "--classes",
+        metavar="NAMES",
+        help="class names in the order of the labels: a,b,c or a file with one a line "
+        "(default: the file's own; of 80 COCO's, of 20 VOC's)",
+    )
+    parser.add_argument(
+        "--style",
+        choices=("caffe", "pytorch"),
+        help="for files that do not tell: caffe is BGR and stride on the first 1x1, pytorch RGB and stride on the 3x3",
+    )
+    parser.add_argument(
+        "--batchnorm-eps", type=float, metavar="E", help="of the source's BN layers (default: what its kind has)"
+    )
+    args = parser.parse_args(arguments)
+
+    def main() -> None:
+        from resdet.conversion import convert_file
+
+        report = convert_file(
+            args.source, args.out, classes=args.classes, style=args.style, batchnorm_eps=args.batchnorm_eps
+        )
+        print("\n".join([f"{report.kind}: {report.tensors} tensors", *(f"- {note}" for note in report.notes)]))
+        if report.classes:
+            shown = ", ".join(report.classes[:5]) + (", ..." if len(report.classes) > 5 else "")
+            print(f"{len(report.classes)} classes: {shown}")
+            print(f"-> {report.out}\nnext: python tools/eval.py configs/converted_coco.py {report.out}")
+        else:
+            print(f"-> {report.out}\nnext: a config with model.init={report.out}")
+
+    run(main)
+
+
+def ladder(arguments: Sequence[str] | None = None) -> None:
+    """``tools/ladder.py``."""
+    parser = argparse.ArgumentParser(
+        description="The paper's Table 9 row by row: baseline, + box refinement, + global context, + multi-scale "
+        "testing, ensemble. Checkpoints tell their nets; the config tells the data. Several checkpoints of a kind are "
+        "seeds: the table gives mean and standard deviation."
+    )
+    parser.add_argument("config", help="a file of configs/, for its test data")
+    parser.add_argument("--baseline", nargs="+", required=True, metavar="FILE", help="nets without global context")
+    parser.add_argument("--context", nargs="+", default=[], metavar="FILE", help="nets with it, for the same seeds")
+    parser.add_argument(
+        "--ensemble", nargs="+", default=[], metavar="FILE", help="nets of the ensemble (default: all of the last row)"
+    )
+    parser.add_argument(
+        "--scales",
+        type=int,
+        nargs="+",
+        default=[200, 400, 600, 800, 1000],
+        metavar="PX",
+        help="shorter sides of multi-scale testing (default: the paper's 200 400 600 800 1000)",
+    )
+    parser.add_argument("--group", nargs="+", default=[], metavar="CLASS", help="classes to give the mean AP of, too")
+    parser.add_argument(
+        "--size-bounds",
+        type=float,
+        nargs=2,
+        default=(32, 96),
+        metavar="PX",
+        help="sides that divide small, medium and large objects (default: COCO's 32 96)",
+    )
+    parser.add_argument("--out", metavar="FILE", help="write rows, figures of each class and provenance as JSON")
+    parser.add_argument("--markdown", metavar="FILE", help="write the table as Markdown")
+    add_common(parser)
+    args = parser.parse_args(arguments)
+
+    def main() -> None:
+        from resdet import ladder as table_9
+        from resdet.engine import distributed
+        from resdet.engine.config import load_config, read_settings
+        from resdet.errors import InputError
+        from resdet.evaluation.report import provenance, write_json
+
+        config = load_config(args.config, args.cfg_options)
+        if config.task != "detection":
+            raise InputError(f"config {args.config}", found=f"task = {config.task!r}", needed="a detection config")
+        distributed.start(args.launcher)
+        rows = table_9.climb(
+            config,
+            args.baseline,
+            context=args.context,
+            ensemble=args.ensemble,
+            scales=args.scales,
+            group=args.group,
+            size_bounds=tuple(args.size_bounds),
+        )
+        if distributed.rank():
+            return
+        table = table_9.as_markdown(rows, group=", ".join(args.group))
+        print(table)
+        if args.markdown:
+            table_9.write_markdown(args.markdown, table, f"`python tools/ladder.py {' '.join(sys.argv[1:])}`")
+        out = args.out or (Path(args.work_dir) / "ladder.json" if args.work_dir else None)
+        if out:
+            record = provenance(args.config, args.baseline[0], seed=read_settings(config, "run").seed)
+            nets = {"baseline": args.baseline, "context": args.context, "ensemble": args.ensemble}
+            write_json(
+                out, {"rows": rows, "nets": nets, "scales": args.scales, "size_bounds": args.size_bounds, **record}
+            )
+
+    run(main)
+
+
+def show_steps(arguments: Sequence[str] | None = None) -> None:
+    """``tools/show_steps.py``."""
+    parser = argparse.ArgumentParser(
+        description="What each step of the paper's appendix B does to one image, in a picture each "
+        "(docs/appendix_b.md). Checkpoints tell their nets."
+    )
+    parser.add_argument("checkpoint", help="best.pth of a net without global context")
+    parser.add_argument("image", help="an image in which it finds objects")
+    parser.add_argument("--context", metavar="FILE", help="a net with global context, for that picture")
+    parser.add_argument(
+        "--ensemble", nargs="+", default=[], metavar="FILE", help="nets that join the first one, for that picture"
+    )
+    parser.add_argument(
+        "--scales",
+        type=int,
+        nargs="+",
+        default=[200, 400, 600, 800, 1000],
+        metavar="PX",
+        help="shorter sides of multi-scale testing (default: the paper's 200 400 600 800 1000)",
+    )
+    parser.add_argument(
+        "--region-side",
+        type=float,
+        default=224.0,
+        metavar="PX",
+        help="size at which regions are seen best, that of the crops in pre-training (default: the paper's 224)",
+    )
+    parser.add_argument("--out", default="steps", metavar="DIR", help="folder of the pictures (default: steps)")
+    args = parser.parse_args(arguments)
+
+    def main() -> None:
+        from resdet.steps import show_steps as draw
+
+        written = draw(
+            args.checkpoint,
+            args.image,
+            context=args.context,
+            ensemble=args.ensemble,
+            scales=args.scales,
+            region_side=args.region_side,
+            out=args.out,
+        )
+        print("\n".join(map(str, written)))
+
+    run(main)
+
+
 def _work_dir(args: argparse.Namespace) -> Path:
     return Path(args.work_dir or Path("work_dirs") / Path(args.config).stem)
 
 
 def _options(args: argparse.Namespace) -> list[str]:
-    """The overrides, with ``--amp`` among them unless ``run.amp`` is said."""
+    """The overrides, with ``--amp`` among them unless ``run.amp`` is said, and the flags of section ``test``."""
     said = any(option.startswith("run.amp=") for option in args.cfg_options)
-    return [*args.cfg_options, *(["run.amp=bf16"] if args.amp and not said else [])]
+    return [*args.cfg_options, *(["run.amp=bf16"] if args.amp and not said else []), *_test_options(args)]
+
+
+def _test_options(args: argparse.Namespace) -> list[str]:
+    """The flags of :func:`add_test` and :func:`add_views` as overrides of the config."""
+    names = ("refine", "vote", "scales", "sizes", "flip", "merge", "nms", "ensemble")
+    given = {name: getattr(args, name, None) for name in names}
+    options = [f"test.{name}={value!r}" for name, value in given.items() if value is not None]
+    options += ["test_data.crops=10"] if getattr(args, "ten_crop", False) else []
+    dense = getattr(args, "dense", None)
+    return options + ([] if dense is None else [f"test_data.dense={tuple(dense) or (224, 256, 384, 480, 640)!r}"])
 
 
 def _check_environment() -> None:

@@ -134,7 +134,7 @@ def _measure(
     predictors = [[Predictor(nets, settings).eval() for nets in teams] for _, teams, settings in rows]
     loader = data_loader(data, read_settings(config, "loader"))
     for images, targets in shown(loader, len(loader.batch_sampler)):
-        stages = Stages(wait=True)
+        stages = Stages(wait=torch.cuda.is_available())
         for teams, own in zip(predictors, metrics, strict=True):
             for predictor, metric in zip(teams, own, strict=True):
                 answers = predictor.predict(images, stages)
@@ -166,8 +166,7 @@ def _load(path: str, classes: Sequence[str], *, context: bool | None = None) -> 
     if context is not None and net.roi_head.has_context != context:
         kinds = {True: "a net with global context", False: "a net without global context"}
         raise InputError(f"checkpoint {path}", found=kinds[not context], needed=kinds[context])
-    device = f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_available() else "cpu"
-    return net.to(device, memory_format=torch.channels_last).eval()
+    return net.to(distributed.device(), memory_format=torch.channels_last).eval()
 
 
 def as_markdown(rows: Sequence[Row], *, group: str = "") -> str:

@@ -15,6 +15,8 @@ import torch
 from PIL import Image
 
 from resdet import cli
+from resdet.engine.config import load_config
+from resdet.engine.evaluate import evaluate, load_experiment
 from resdet.engine.runner import read_checkpoint
 
 ROOT = Path(__file__).parents[1]
@@ -134,6 +136,48 @@ def test_detections_that_were_saved_score_the_same(det_config, trained, tmp_path
     a, b = (json.loads(path.read_text()) for path in (first, second))
     assert a["figures"] == b["figures"]
     assert a["per_class"] == b["per_class"]
+
+
+def test_looking_more_than_once(det_config, trained, tiny, tmp_path, capsys):
+    last = trained / "last.pth"
+    flags = ["--refine", "--vote", "--scales", "48", "64", "--flip", "--nms", "gaussian", "--ensemble", str(last)]
+    out = tmp_path / "eval.json"
+    assert call("eval", det_config, last, *flags, "--out", out) is None
+    printed = capsys.readouterr().out
+    costs = json.loads(out.read_text())["seconds_per_image"]
+    assert f"{sum(costs.values()):.3f} s per image: " in printed
+    assert {"refinement", "voting", "backbone"} <= set(costs) and "voting" in printed
+    config = load_config(det_config, ["test.refine=1", "test.vote=0.5", "test.scales=(48,64)", "test.flip=True"])
+    config.test.update(nms="gaussian", ensemble=(str(last),))
+    figures = json.loads(out.read_text())["figures"]
+    assert figures == pytest.approx(evaluate(load_experiment(config, last)), abs=1e-9)
+    sizes = ["--sizes", "48", "--merge", "wbf", "--score-threshold", "0.05", "--cfg-options", "test.max_per_image=1"]
+    assert call("infer", det_config, last, tiny.images, "--out", tmp_path / "seen", *sizes) is None
+    rows = json.loads((tmp_path / "seen" / "detections.json").read_text())
+    assert 0 < len(rows["annotations"]) <= len(rows["images"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--scales", "64", "48"], "rising order"),
+        (["--vote", "0"], "test.vote"),
+        (["--vote", "1.5"], "test.vote"),
+        (["--refine", "-1"], "test.refine"),
+        (["--merge", "wbf"], "test.flip=True or test.sizes"),
+        (["--ensemble", "missing.pth"], "no such file"),
+        (["--cfg-options", "test.nms='harsh'"], "'hard', 'linear', 'gaussian'"),
+        (["--cfg-options", "test.refines=1"], "unknown key 'refines'"),
+    ],
+)
+def test_wrong_ways_to_look(det_config, trained, flags, words):
+    assert words in call("eval", det_config, trained / "last.pth", *flags)
+
+
+def test_ways_to_look_need_a_detector(det_config, cls_config, trained, tiny, capsys):
+    assert "unknown key 'refine'" in call("eval", cls_config, trained / "last.pth", "--refine")
+    assert call("eval", det_config, "--detections", tiny.val, "--refine") == 2
+    assert "test.refine=1 needs a CHECKPOINT" in capsys.readouterr().err
 
 
 def test_classification_tool(cls_config, tmp_path, capsys):

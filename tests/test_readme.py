@@ -8,10 +8,12 @@ import pytest
 
 from resdet.engine import settings
 from resdet.engine.config import SETTINGS
+from resdet.inference import settings as inference
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```\n(.*?)```", README, flags=re.S)
+FENCED = re.findall(r"^```(\w*)\n(.*?)^```", README, flags=re.S | re.M)
+BLOCKS = [text for language, text in FENCED if not language]
 COMMANDS = [line for block in BLOCKS for line in block.replace("\\\n", " ").splitlines()]
 
 
@@ -39,7 +41,7 @@ def test_ci_runs_the_test_command():
 
 
 def test_every_setting_it_names_exists():
-    named = re.findall(r"\b(loader|optimizer|schedule|run|publish)\.(\w+)", README)
+    named = re.findall(r"\b(loader|optimizer|schedule|run|publish|test)\.(\w+)", README)
     assert named
     for section, key in named:
         assert key in SETTINGS[section]._fields, f"{section}.{key}"
@@ -57,6 +59,9 @@ def test_commands_use_flags_that_the_tools_have(line, capsys):
         "tools/eval.py": lambda: cli.evaluate(["-h"]),
         "tools/infer.py": lambda: cli.infer(["-h"]),
         "tools/benchmark.py": lambda: cli.benchmark(["-h"]),
+        "tools/ladder.py": lambda: cli.ladder(["-h"]),
+        "tools/convert.py": lambda: cli.convert(["-h"]),
+        "tools/show_steps.py": lambda: cli.show_steps(["-h"]),
     }[tool]
     with pytest.raises(SystemExit, match="0"):
         call()
@@ -66,6 +71,6 @@ def test_commands_use_flags_that_the_tools_have(line, capsys):
 
 
 def test_settings_are_documented():
-    source = Path(settings.__file__).read_text()
+    source = Path(settings.__file__).read_text() + Path(inference.__file__).read_text()
     for kind in SETTINGS.values():
         assert f"class {kind.__name__}(NamedTuple)" in source

@@ -1,4 +1,4 @@
-"""The two residual blocks of Fig. 5 and the projection shortcut (He et al. 2015, section 3.2 and option B of 3.3).
+"""The two residual blocks of Fig. 5 (He et al. 2015, section 3.2) and their pre-activation forms (He et al. 2016).
 
 Parameter names are torchvision's and timm's, so that state dicts of either library load unchanged: the shortcut is
 called ``downsample``.
@@ -11,21 +11,10 @@ from typing import Literal, get_args
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from resdet.backbones.shortcuts import conv, join, shortcut
 from resdet.errors import InputError
 
 StrideOn = Literal["3x3", "1x1"]
-
-
-def conv(in_channels: int, out_channels: int, kernel: int, *, stride: int = 1) -> nn.Conv2d:
-    """A convolution as the paper's nets use it: "same" padding, no bias (BN follows)."""
-    return nn.Conv2d(in_channels, out_channels, kernel, stride=stride, padding=kernel // 2, bias=False)
-
-
-def projection(in_channels: int, out_channels: int, *, stride: int) -> nn.Module:
-    """Shortcut option B: a 1x1 convolution with BN where the size or the width changes, identity elsewhere."""
-    if stride == 1 and in_channels == out_channels:
-        return nn.Identity()
-    return nn.Sequential(conv(in_channels, out_channels, 1, stride=stride), nn.BatchNorm2d(out_channels))
 
 
 class BasicBlock(nn.Module):
@@ -35,17 +24,18 @@ class BasicBlock(nn.Module):
         in_channels: channels of the input.
         width: channels of both convolutions, and of the output.
         stride: of the first convolution and of the shortcut.
+        shortcut: a name of :data:`resdet.backbones.shortcuts.SHORTCUTS`.
     """
 
     expansion = 1
 
-    def __init__(self, in_channels: int, width: int, *, stride: int = 1) -> None:
+    def __init__(self, in_channels: int, width: int, *, stride: int = 1, shortcut: str = "B") -> None:
         super().__init__()
         self.conv1 = conv(in_channels, width, 3, stride=stride)
         self.bn1 = nn.BatchNorm2d(width)
         self.conv2 = conv(width, width, 3)
         self.bn2 = nn.BatchNorm2d(width)
-        self.downsample = projection(in_channels, width, stride=stride)
+        _add_shortcut(self, shortcut, in_channels, width, stride=stride)
 
     def residual(self, x: Tensor) -> Tensor:
         """F(x), before the addition."""
@@ -54,6 +44,8 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) -> (N, width, H / stride, W / stride)."""
+        if self.join is not None:
+            return F.relu(self.join(x, self.residual, self.downsample(x)))
         return F.relu(self.residual(x) + self.downsample(x), inplace=True)
 
 
@@ -66,11 +58,14 @@ class Bottleneck(nn.Module):
         stride: of the block.
         stride_on: the convolution that strides: ``"3x3"`` (today's "v1.5": torchvision, timm) or the first ``"1x1"``
             (the paper's own nets, "Caffe style"). The weights of one give wrong answers in the other without an error.
+        shortcut: a name of :data:`resdet.backbones.shortcuts.SHORTCUTS`.
     """
 
     expansion = 4
 
-    def __init__(self, in_channels: int, width: int, *, stride: int = 1, stride_on: StrideOn = "3x3") -> None:
+    def __init__(
+        self, in_channels: int, width: int, *, stride: int = 1, stride_on: StrideOn = "3x3", shortcut: str = "B"
+    ) -> None:
         super().__init__()
         if stride_on not in get_args(StrideOn):
             raise InputError("Bottleneck(stride_on=...)", found=repr(stride_on), needed="'3x3' or '1x1'")
@@ -80,7 +75,7 @@ class Bottleneck(nn.Module):
         self.bn2 = nn.BatchNorm2d(width)
         self.conv3 = conv(width, width * self.expansion, 1)
         self.bn3 = nn.BatchNorm2d(width * self.expansion)
-        self.downsample = projection(in_channels, width * self.expansion, stride=stride)
+        _add_shortcut(self, shortcut, in_channels, width * self.expansion, stride=stride)
 
     def residual(self, x: Tensor) -> Tensor:
         """F(x), before the addition."""
@@ -90,4 +85,91 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) -> (N, 4 width, H / stride, W / stride)."""
+        if self.join is not None:
+            return F.relu(self.join(x, self.residual, self.downsample(x)))
         return F.relu(self.residual(x) + self.downsample(x), inplace=True)
+
+
+class PreBasicBlock(nn.Module):
+    """BN, ReLU, 3x3 twice, and nothing after the addition (He et al. 2016, Fig. 1b and section 4).
+
+    Args:
+        in_channels: channels of the input.
+        width: channels of both convolutions, and of the output.
+        stride: of the first convolution and of the shortcut.
+        shortcut: a name of :data:`resdet.backbones.shortcuts.SHORTCUTS`; its projections have no BN.
+        first: x is the stem's output, activated already (He et al. 2016, appendix): there is no ``bn1``.
+    """
+
+    expansion = 1
+
+    def __init__(
+        self, in_channels: int, width: int, *, stride: int = 1, shortcut: str = "B", first: bool = False
+    ) -> None:
+        super().__init__()
+        self.bn1 = nn.Identity() if first else nn.BatchNorm2d(in_channels)
+        self.conv1 = conv(in_channels, width, 3, stride=stride)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv2 = conv(width, width, 3)
+        _add_shortcut(self, shortcut, in_channels, width, stride=stride, batchnorm=False)
+
+    def residual(self, activated: Tensor) -> Tensor:
+        """F(x) of the activated x, before the addition."""
+        return self.conv2(F.relu(self.bn2(self.conv1(activated)), inplace=True))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) -> (N, width, H / stride, W / stride)."""
+        return _preactivated(self, x)
+
+
+class PreBottleneck(nn.Module):
+    """BN, ReLU, convolution for each of 1x1, 3x3, 1x1, and nothing after the addition (He et al. 2016, appendix).
+
+    Args:
+        in_channels: channels of the input.
+        width: channels of the 3x3, which strides; the output has ``expansion`` times as many.
+        stride: of the block.
+        shortcut: a name of :data:`resdet.backbones.shortcuts.SHORTCUTS`; its projections have no BN.
+        first: x is the stem's output, activated already: there is no ``bn1``.
+    """
+
+    expansion = 4
+
+    def __init__(
+        self, in_channels: int, width: int, *, stride: int = 1, shortcut: str = "B", first: bool = False
+    ) -> None:
+        super().__init__()
+        self.bn1 = nn.Identity() if first else nn.BatchNorm2d(in_channels)
+        self.conv1 = conv(in_channels, width, 1)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv2 = conv(width, width, 3, stride=stride)
+        self.bn3 = nn.BatchNorm2d(width)
+        self.conv3 = conv(width, width * self.expansion, 1)
+        _add_shortcut(self, shortcut, in_channels, width * self.expansion, stride=stride, batchnorm=False)
+
+    def residual(self, activated: Tensor) -> Tensor:
+        """F(x) of the activated x, before the addition."""
+        x = F.relu(self.bn2(self.conv1(activated)), inplace=True)
+        x = F.relu(self.bn3(self.conv2(x)), inplace=True)
+        return self.conv3(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) -> (N, 4 width, H / stride, W / stride)."""
+        return _preactivated(self, x)
+
+
+def _add_shortcut(
+    block: nn.Module, kind: str, in_channels: int, out_channels: int, *, stride: int, batchnorm: bool = True
+) -> None:
+    block.resizes = stride != 1 or in_channels != out_channels
+    block.downsample = shortcut(kind, in_channels, out_channels, stride=stride, batchnorm=batchnorm)
+    block.join = join(kind, in_channels, out_channels, stride=stride)
+
+
+def _preactivated(block: PreBasicBlock | PreBottleneck, x: Tensor) -> Tensor:
+    """Where the size changes both paths start from the activated x (He et al. 2016, appendix); else x goes on as is."""
+    activated = F.relu(block.bn1(x))
+    around = block.downsample(activated if block.resizes else x)
+    if block.join is not None:
+        return block.join(activated, block.residual, around)
+    return block.residual(activated) + around

@@ -1,8 +1,9 @@
-"""Backbones by name: ours (Table 1), one's own, and the residual nets of timm and torchvision.
+"""Backbones by name: ours (Table 1 and section 4.2), one's own, and the residual nets of timm and torchvision.
 
 Names: ``resnet18`` .. ``resnet152`` stride on the 3x3 convolution ("v1.5"); ``resnet50-1x1``, ``resnet101-1x1`` and
-``resnet152-1x1`` on the first 1x1, as the paper's own ("Caffe style") nets do. ``timm/<model>`` and
-``torchvision/<model>`` are those libraries' nets::
+``resnet152-1x1`` on the first 1x1, as the paper's own ("Caffe style") nets do. ``-A`` and ``-C`` are their other
+shortcuts, ``plain18`` and ``plain34`` have none, ``cifar-...`` is told in :mod:`resdet.backbones.resnet_cifar`.
+``timm/<model>`` and ``torchvision/<model>`` are those libraries' nets::
 
     net = BACKBONES.build("resnet50", num_classes=20)
     BACKBONES["resnet50"].channels  # (256, 512, 1024, 2048)
@@ -20,10 +21,14 @@ from functools import partial
 import torch
 from torch import nn
 
-from resdet.backbones.blocks import BasicBlock
+from resdet.backbones import resnet_cifar
+from resdet.backbones.blocks import BasicBlock, Bottleneck
+from resdet.backbones.checkpointing import checkpoint_blocks
 from resdet.backbones.resnet import (
     STRIDES,
+    WIDTHS,
     ResNet,
+    preresnet200,
     resnet18,
     resnet34,
     resnet50,
@@ -31,6 +36,7 @@ from resdet.backbones.resnet import (
     resnet152,
     zero_init_residual,
 )
+from resdet.backbones.stochastic_depth import stochastic_depth
 from resdet.backbones.trunk import check_residual, stage_channels, stage_strides
 from resdet.errors import InputError, nearest
 
@@ -48,13 +54,17 @@ class Backbone:
     strides: tuple[int, ...] = STRIDES
     """Of C2 .. C5, in input pixels."""
     parameters: int | None = None
-    """With 1000 classes."""
+    """With ``classes`` classes."""
     multiply_adds: int | None = None
-    """Of one 224x224 image with 1000 classes: convolutions and the linear layer."""
+    """Of one image of ``image_side``, with ``classes`` classes: convolutions and linear layers."""
     paper_row: str | None = None
     """Column of Table 1."""
     weights: tuple[str, ...] = ()
     """Library nets of the same function, whose weights load exactly."""
+    image_side: int = 224
+    """Pixels of the images that the net is made for. Nets for 32 are no backbones of detectors."""
+    classes: int = 1000
+    """Of the data set that the net is made for."""
 
 
 class Backbones(Mapping[str, Backbone]):
@@ -76,6 +86,8 @@ class Backbones(Mapping[str, Backbone]):
         library, _, model = name.partition("/")
         if library in LIBRARIES and model:
             return _library_entry(library, model)
+        if name not in self._entries and (net := resnet_cifar.parse_name(name)):
+            return _cifar_entry(name, net)
         if name not in self._entries:
             needed = nearest(name, self._entries) + "; or timm/<model>, torchvision/<model>"
             raise InputError("backbone name", found=repr(name), needed=needed)
@@ -90,21 +102,33 @@ class Backbones(Mapping[str, Backbone]):
     def __len__(self) -> int:
         return len(self._entries)
 
-    def build(self, name: str, *, num_classes: int = 1000, zero_last_bn: bool = False) -> nn.Module:
+    def build(
+        self,
+        name: str,
+        *,
+        num_classes: int | None = None,
+        zero_last_bn: bool = False,
+        survival: float = 1.0,
+        checkpoint: bool = False,
+    ) -> nn.Module:
         """A classification net with random weights.
 
         Args:
             name: of the registry, or of a library.
-            num_classes: K, the length of the logits.
+            num_classes: K, the length of the logits; ``None``: that of the data set which the net is made for.
             zero_last_bn: start every block as the identity (:func:`resdet.backbones.resnet.zero_init_residual`).
+            survival: p_L of :func:`resdet.backbones.stochastic_depth.stochastic_depth`; 1 is off.
+            checkpoint: save memory in training (:func:`resdet.backbones.checkpointing.checkpoint_blocks`).
 
         Raises:
-            InputError: unknown name, or not a residual net.
+            InputError: unknown name, not a residual net, or one that an option does not fit.
         """
-        net = self[name].builder(num_classes)
+        entry = self[name]
+        net = entry.builder(entry.classes if num_classes is None else num_classes)
         if zero_last_bn:
             zero_init_residual(net)
-        return net
+        stochastic_depth(net, survival)
+        return checkpoint_blocks(net) if checkpoint else net
 
     def register(
         self,
@@ -133,10 +157,15 @@ class Backbones(Mapping[str, Backbone]):
             return lambda function: self.register(
                 name, function, channels=channels, strides=strides, parameters=parameters, multiply_adds=multiply_adds
             )
-        self._add(name, Backbone(builder, channels, strides, parameters, multiply_adds))
+        self.add(name, Backbone(builder, channels, strides, parameters, multiply_adds))
         return builder
 
-    def _add(self, name: str, entry: Backbone) -> None:
+    def add(self, name: str, entry: Backbone) -> None:
+        """Add a backbone with all that is declared of it.
+
+        Raises:
+            InputError: the name is taken or has a slash.
+        """
         if name in self._entries or "/" in name:
             needed = "a name not taken yet" if name in self._entries else "a name without a slash"
             raise InputError("BACKBONES.register", found=repr(name), needed=needed)
@@ -188,31 +217,57 @@ def _library_entry(library: str, model: str) -> Backbone:
     return Backbone(partial(build, model), stage_channels(net), stage_strides(net), parameters)
 
 
+def _cifar_entry(name: str, net: resnet_cifar.CifarNet) -> Backbone:
+    parameters, multiply_adds = resnet_cifar.FACTS.get(name, (None, None))
+    side, strides = resnet_cifar.SIDE, resnet_cifar.STRIDES
+    return Backbone(net, net.channels, strides, parameters, multiply_adds, image_side=side, classes=10)
+
+
 BACKBONES = Backbones()
 
+_A, _C, _PLAIN, _CAFFE = {"shortcut": "A"}, {"shortcut": "C"}, {"shortcut": "none"}, {"stride_on": "1x1"}
+
 # Parameters as the paper's nets have them with BN's scale and shift; multiply-adds counted by torch's FlopCounterMode.
-for _name, _builder, _expansion, _parameters, _multiply_adds in (
-    ("resnet18", resnet18, 1, 11_689_512, 1_814_073_344),
-    ("resnet34", resnet34, 1, 21_797_672, 3_663_761_408),
-    ("resnet50", resnet50, 4, 25_557_032, 4_089_184_256),
-    ("resnet101", resnet101, 4, 44_549_160, 7_801_405_440),
-    ("resnet152", resnet152, 4, 60_192_808, 11_513_626_624),
-    ("resnet50-1x1", partial(resnet50, stride_on="1x1"), 4, 25_557_032, 3_857_973_248),
-    ("resnet101-1x1", partial(resnet101, stride_on="1x1"), 4, 44_549_160, 7_570_194_432),
-    ("resnet152-1x1", partial(resnet152, stride_on="1x1"), 4, 60_192_808, 11_282_415_616),
+for _name, _builder, _parameters, _multiply_adds in (
+    ("resnet18", resnet18, 11_689_512, 1_814_073_344),
+    ("resnet34", resnet34, 21_797_672, 3_663_761_408),
+    ("resnet50", resnet50, 25_557_032, 4_089_184_256),
+    ("resnet101", resnet101, 44_549_160, 7_801_405_440),
+    ("resnet152", resnet152, 60_192_808, 11_513_626_624),
+    ("resnet50-1x1", partial(resnet50, **_CAFFE), 25_557_032, 3_857_973_248),
+    ("resnet101-1x1", partial(resnet101, **_CAFFE), 44_549_160, 7_570_194_432),
+    ("resnet152-1x1", partial(resnet152, **_CAFFE), 60_192_808, 11_282_415_616),
+    ("resnet18-A", partial(resnet18, **_A), 11_515_688, 1_794_805_760),
+    ("resnet18-C", partial(resnet18, **_C), 12_043_816, 1_878_298_624),
+    ("resnet34-A", partial(resnet34, **_A), 21_623_848, 3_644_493_824),
+    ("resnet34-C", partial(resnet34, **_C), 22_716_840, 3_830_747_136),
+    ("resnet50-A", partial(resnet50, **_A), 22_780_456, 3_729_522_688),
+    ("resnet50-C", partial(resnet50, **_C), 40_128_552, 6_555_435_008),
+    ("resnet101-A", partial(resnet101, **_A), 41_772_584, 7_441_743_872),
+    ("resnet101-C", partial(resnet101, **_C), 76_981_288, 13_761_511_424),
+    ("resnet152-A", partial(resnet152, **_A), 57_416_232, 11_153_965_056),
+    ("resnet152-C", partial(resnet152, **_C), 107_335_720, 20_967_587_840),
+    ("plain18", partial(resnet18, **_PLAIN), 11_515_688, 1_794_805_760),
+    ("plain34", partial(resnet34, **_PLAIN), 21_623_848, 3_644_493_824),
+    ("preresnet200", preresnet200, 64_666_152, 15_007_481_856),
 ):
+    _depth = int("".join(filter(str.isdigit, _name.partition("-")[0])))
     _entry = Backbone(
         _builder,
-        channels=tuple(width * _expansion for width in (64, 128, 256, 512)),
+        channels=WIDTHS if _depth < 50 else tuple(width * Bottleneck.expansion for width in WIDTHS),
         parameters=_parameters,
         multiply_adds=_multiply_adds,
-        paper_row=f"{_name.removeprefix('resnet').removesuffix('-1x1')}-layer",
-        weights=() if _name.endswith("1x1") else (f"torchvision/{_name}", f"timm/{_name}"),
+        paper_row=f"{_depth}-layer" if _depth < 200 else None,
+        weights=() if not _name.removeprefix("resnet").isdigit() else (f"torchvision/{_name}", f"timm/{_name}"),
     )
-    BACKBONES._add(_name, _entry)
+    BACKBONES.add(_name, _entry)
 
 
-@BACKBONES.register("resnet18-half", channels=(32, 64, 128, 256), parameters=3_055_880)
+@BACKBONES.register("resnet18-half", channels=(32, 64, 128, 256), parameters=3_055_880, multiply_adds=483_149_824)
 def _resnet18_half(num_classes: int) -> nn.Module:
     """ResNet-18 at half the width, a quarter of the work: for demos and CPUs. Not in the paper."""
     return ResNet(BasicBlock, (2, 2, 2, 2), widths=(32, 64, 128, 256), num_classes=num_classes)
+
+
+for _name in resnet_cifar.FACTS:
+    BACKBONES.add(_name, BACKBONES[_name])

@@ -75,8 +75,11 @@ def check_residual(net: nn.Module, *, where: str) -> None:
     """Refuse a net that is not of the ResNet shape.
 
     Raises:
-        InputError: names the attributes that ``net`` lacks.
+        InputError: names the attributes that ``net`` lacks, or why one of ours does not serve.
     """
+    if reason := getattr(net, "unfit_for_trunk", None):
+        needed = "a net with the ImageNet or deep stem, four stages, and activations after the additions"
+        raise InputError(where, found=f"{type(net).__name__} with {reason}", needed=needed)
     lacks = [name for name in ("conv1", "bn1", "maxpool", *STAGES) if not hasattr(net, name)]
     lacks += [] if hasattr(net, "relu") or hasattr(net, "act1") else ["relu or act1"]
     if lacks:

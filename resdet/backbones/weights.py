@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import pickle
+import warnings
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
@@ -21,9 +22,10 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from resdet.backbones.registry import BACKBONES, LIBRARIES
+from resdet.backbones.unpickle import read_arrays, read_tensors
 from resdet.errors import InputError
 
-ENVELOPES = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state")
+ENVELOPES = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state", "blobs")
 """Keys under which training scripts keep the weights, the best first."""
 PREFIXES = ("module.", "_orig_mod.", "backbone.", "net.", "model.")
 """Of DDP, of torch.compile and of nets inside nets: dropped when every key has them."""
@@ -52,7 +54,7 @@ class LoadReport(NamedTuple):
 
 
 def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and facts of a ``.safetensors``, ``.pth`` or ``.pt`` file.
+    """Tensors and facts of a ``.safetensors``, ``.pth``, ``.pt`` or ``.pkl`` file.
 
     Training checkpoints are opened (:data:`ENVELOPES`) and prefixes that every key shares are dropped
     (:data:`PREFIXES`).
@@ -61,34 +63,33 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         path: of the file.
 
     Returns:
-        The state dict, on the CPU, and what :func:`publish` was told (empty for files from elsewhere).
+        The state dict, on the CPU, and what :func:`publish` was told; of a checkpoint ``{"meta": ...}``, what the
+        training script told about it, and nothing of other files from elsewhere.
 
     Raises:
-        InputError: no such file; damaged; holds objects other than tensors and numbers, which only unpickling could
-            read (it would run code of the file's author); holds no state dict.
+        InputError: no such file; damaged; holds objects other than tensors, arrays and numbers, which only unpickling
+            could read (it would run code of the file's author); holds no state dict.
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(path, found="no such file", needed="weights: .safetensors, .pth or .pt")
+        raise InputError(path, found="no such file", needed="weights: .safetensors, .pth, .pt or .pkl")
     try:
         if path.suffix == ".safetensors":
             with safetensors.safe_open(path, framework="pt") as file:
-                state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it is no mapping)
+                content = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it is no mapping)
                 metadata = json.loads((file.metadata() or {}).get(HEADER_KEY, "{}"))
         else:
-            state, metadata = torch.load(path, map_location="cpu", weights_only=True), {}
-    except pickle.UnpicklingError as error:
-        needed = "a file of tensors alone: save the model's state_dict(), or use a published .safetensors file"
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(
-            path, found=f"objects that only unpickling could read, or no weights ({reason})", needed=needed
-        ) from error
+            content = read_arrays(path) if path.suffix == ".pkl" else _load(path)
+            meta = content.get("meta") if isinstance(content, Mapping) else None
+            metadata = {"meta": dict(meta)} if isinstance(meta, Mapping) else {}
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(
             path, found=f"damaged or not a weights file ({reason})", needed="a whole weights file"
         ) from error
-    return _strip_prefixes(_open_envelope(state, path)), metadata
+    return _strip_prefixes(_open_envelope(content, path)), metadata
 
 
 def load_exactly(
@@ -219,6 +220,15 @@ def file_hash(path: str | Path) -> str:
     return digest.hexdigest()[:8]
 
 
+def _load(path: Path) -> object:
+    try:
+        with warnings.catch_warnings():  # a protocol that torch's reader does not know is left to ours
+            warnings.filterwarnings("ignore", "Detected pickle protocol")
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:  # torch's reader knows no numpy arrays; ours names what it refuses
+        return read_tensors(path)
+
+
 def _open_envelope(content: object, path: Path) -> dict[str, Tensor]:
     for _ in range(2):  # some keep the model inside the state
         inner = [
@@ -248,7 +258,13 @@ def _read_for(name: str, path: Path) -> dict[str, Tensor]:
     published = metadata.get("backbone", name)
     if _architecture(published) != _architecture(name):
         raise InputError(path, found=f"weights of backbone {published!r}", needed=f"weights of backbone {name!r}")
-    return state
+    return state if name.partition("/")[0] in LIBRARIES else _rename_classifier(state)
+
+
+def _rename_classifier(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """``fc`` is called ``linear`` in the CIFAR nets most in use."""
+    renamed = {f"fc.{k[7:]}" if k.startswith("linear.") else k: value for k, value in state.items()}
+    return renamed if len(renamed) == len(state) else state
 
 
 def _architecture(name: str) -> str:

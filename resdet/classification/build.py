@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from torchvision.transforms import v2
+
 from resdet.backbones.weights import init_backbone
-from resdet.classification.classifier import Classifier
+from resdet.classification.classifier import IMAGENET_MEAN, IMAGENET_STD, Classifier
 
 
 def classifier(
@@ -11,7 +15,12 @@ def classifier(
     backbone: str,
     num_classes: int,
     init: str | None = None,
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+    window: int = 7,
     label_smoothing: float = 0.0,
+    mixup: float = 0.0,
+    cutmix: float = 0.0,
 ) -> Classifier:
     """A net of the registry over normalised images.
 
@@ -20,7 +29,21 @@ def classifier(
         num_classes: K.
         init: weights to go on from: a file, ``"pretrained"`` (timm/ and torchvision/ names), or None for He's
             initialisation; a classifier of another number of classes is replaced by a new one.
+        mean: of R, G, B, on the scale 0-255.
+        std: likewise.
+        window: side in cells of the last map that the net was trained with, for dense testing: 7 of crops of 224.
         label_smoothing: share of the target spread evenly over the classes.
+        mixup: alpha of mixup (Zhang 2018); 0 is off.
+        cutmix: alpha of CutMix (Yun 2019); 0 is off. With both, each batch gets one of them, by a fair coin.
     """
     net = init_backbone(backbone, init, num_classes=num_classes, new_classifier=init is not None)
-    return Classifier(net, label_smoothing=label_smoothing)
+    kinds = [v2.MixUp(alpha=mixup, num_classes=num_classes)] if mixup else []
+    kinds += [v2.CutMix(alpha=cutmix, num_classes=num_classes)] if cutmix else []
+    return Classifier(
+        net,
+        mean=tuple(mean),
+        std=tuple(std),
+        window=window,
+        label_smoothing=label_smoothing,
+        mixing=v2.RandomChoice(kinds) if kinds else None,
+    )

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from resdet.datasets.annotations import FileNames
 from resdet.datasets.images import read_image
-from resdet.datasets.views import View
+from resdet.datasets.views import View, to_tensor
 from resdet.errors import InputError
 
 SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
@@ -109,7 +108,7 @@ class FolderDataset(Dataset):
             key: index of the image, or (index, augmentation seed); a bare index has the seed 0.
 
         Returns:
-            (3, S, S) uint8 RGB, and the label in [0, K).
+            uint8 RGB, (3, S, S) or as :func:`resdet.datasets.views.to_tensor` tells, and the label in [0, K).
 
         Raises:
             InputError: the file does not decode.
@@ -119,7 +118,7 @@ class FolderDataset(Dataset):
             raise IndexError(f"image {row} of {len(self)}")
         image = read_image(os.path.join(self.index.folder, self.index.files[row]))
         view = self.view(image, np.random.default_rng((seed, row)))
-        return torch.from_numpy(view).permute(2, 0, 1).contiguous(), int(self.index.labels[row])
+        return to_tensor(view), int(self.index.labels[row])
 
 
 def _folders(path: str | Path) -> list[str]:

@@ -8,7 +8,8 @@ from resdet.datasets.annotations import Annotations
 from resdet.datasets.coco import read_coco
 from resdet.datasets.folder import FolderDataset
 from resdet.datasets.shapes import write_shapes
-from resdet.datasets.views import CenterView, PaperView
+from resdet.datasets.views import CenterView, PaperView, TenCropView, View, WholeView
+from resdet.errors import InputError
 
 
 def training_folder(
@@ -25,9 +26,50 @@ def training_folder(
     return FolderDataset(root, split, view=view)
 
 
-def test_folder(*, root: str, split: str = "val", crop: int = 224, shorter_side: int = 256) -> FolderDataset:
-    """A folder per class, seen through the centre view (:class:`resdet.datasets.views.CenterView`)."""
-    return FolderDataset(root, split, view=CenterView(crop=crop, shorter_side=shorter_side))
+def test_folder(
+    *,
+    root: str,
+    split: str = "val",
+    crop: int = 224,
+    shorter_side: int = 256,
+    crops: int = 1,
+    dense: int | tuple[int, ...] = (),
+    flip: bool = True,
+) -> FolderDataset:
+    """A folder per class, seen in one of the paper's three ways of testing (:func:`test_view`)."""
+    view = test_view(crop=crop, shorter_side=shorter_side, crops=crops, dense=dense, flip=flip)
+    return FolderDataset(root, split, view=view)
+
+
+def test_view(
+    *,
+    crop: int = 224,
+    shorter_side: int = 256,
+    crops: int = 1,
+    dense: int | tuple[int, ...] = (),
+    flip: bool = True,
+) -> View:
+    """The view of a test.
+
+    Args:
+        crop: side of the crops; with ``dense`` that of the crops in training.
+        shorter_side: the scale that crops are cut at.
+        crops: 1, the centre, or 10 (:class:`resdet.datasets.views.TenCropView`).
+        dense: shorter sides of the whole image, such as (224, 256, 384, 480, 640), in place of crops
+            (:class:`resdet.datasets.views.WholeView`).
+        flip: whole images also mirrored; 10 crops always are.
+
+    Raises:
+        InputError: another number of crops, both kinds together, or sides that do not fit.
+    """
+    if crops not in (1, 10):
+        raise InputError("test data: crops", found=crops, needed="1 (the centre) or 10 (corners, centre, mirrored)")
+    sides = (dense,) if isinstance(dense, int) else tuple(dense)
+    if sides and crops != 1:
+        raise InputError("test data", found=f"crops = {crops} and dense = {sides}", needed="one of them")
+    if sides:
+        return WholeView(sides=sides, crop=crop, flip=flip)
+    return (CenterView if crops == 1 else TenCropView)(crop=crop, shorter_side=shorter_side)
 
 
 def shapes(*, split: str, root: str = "data/shapes", classes: tuple[str, ...] | None = None) -> Annotations:
@@ -48,6 +90,15 @@ def training_crops(
     return training_folder(root=shapes_crops(root=root), crop=crop, shorter_side=shorter_side)
 
 
-def test_crops(*, root: str = "data/shapes", crop: int = 56, shorter_side: int = 64) -> FolderDataset:
+def test_crops(
+    *,
+    root: str = "data/shapes",
+    crop: int = 56,
+    shorter_side: int = 64,
+    crops: int = 1,
+    dense: int | tuple[int, ...] = (),
+    flip: bool = True,
+) -> FolderDataset:
     """The validation crops of the embedded set."""
-    return test_folder(root=shapes_crops(root=root), crop=crop, shorter_side=shorter_side)
+    folder = shapes_crops(root=root)
+    return test_folder(root=folder, crop=crop, shorter_side=shorter_side, crops=crops, dense=dense, flip=flip)

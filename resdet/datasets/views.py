@@ -1,20 +1,26 @@
-"""Views of an image for classification: the paper's training augmentation (section 3.4) and its single test crop.
+"""Views of an image for classification: the paper's training augmentation and its three ways of testing (section 3.4).
 
 A view is a function ``(image, generator) -> view`` of uint8 RGB arrays, ``(H, W, 3)`` to ``(crop, crop, 3)``. All its
 chance comes from the generator. Views leave as uint8; :class:`resdet.classification.Classifier` normalises them.
+
+For testing a view may also be several: an array of crops, or a list of whole images of different sizes. The classifier
+averages what the net says of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
+from torch.utils.data import default_collate
 
 from resdet.errors import InputError
 
-View = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+View = Callable[[np.ndarray, np.random.Generator], np.ndarray | list[np.ndarray]]
 
 # Eigenvalues and eigenvectors (columns) of the covariance of ImageNet's RGB values in [0, 1]. AlexNet (section 4.1)
 # gives the method without the numbers; these are the ones the public ResNet trainings use, from fb.resnet.torch.
@@ -82,10 +88,89 @@ class CenterView:
         return np.array(crop_of_resized(image, resized_hw, top_left=(top, left), crop=self.crop))
 
 
+@dataclass(frozen=True)
+class TenCropView:
+    """The standard 10 crops (AlexNet, section 4.1): four corners and the centre, and the same of the mirror image.
+
+    Places and order are those of torchvision's ``Resize(shorter_side), TenCrop(crop)``.
+
+    Args:
+        crop: side of each view.
+        shorter_side: the shorter side the whole image is scaled to.
+    """
+
+    crop: int = 224
+    shorter_side: int = 256
+
+    def __post_init__(self) -> None:
+        _check_sides("TenCropView", self.crop, self.shorter_side)
+
+    def __call__(self, image: np.ndarray, generator: np.random.Generator | None = None) -> np.ndarray:
+        """(H, W, 3) uint8 RGB to (10, crop, crop, 3) uint8 RGB; the generator is not used."""
+        image = scaled(image, self.shorter_side)
+        bottom, right = (length - self.crop for length in image.shape[:2])
+        corners = [(0, 0), (0, right), (bottom, 0), (bottom, right), (round(bottom / 2), round(right / 2))]
+        return np.stack(
+            [side[y : y + self.crop, x : x + self.crop] for side in (image, image[:, ::-1]) for y, x in corners]
+        )
+
+
+@dataclass(frozen=True)
+class WholeView:
+    """The whole image at several scales, for a net in its fully convolutional form.
+
+    Args:
+        sides: the shorter sides, rising; the paper's five are the default.
+        crop: side of the views in training, the least that a side may be.
+        flip: each scale also mirrored, right after it (VGG, section 3.2).
+    """
+
+    sides: tuple[int, ...] = (224, 256, 384, 480, 640)
+    crop: int = 224
+    flip: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.sides or any(low >= high for low, high in zip(self.sides, self.sides[1:], strict=False)):
+            raise InputError("WholeView", found=f"sides = {self.sides}", needed="one or more sides, each once, rising")
+        _check_sides("WholeView", self.crop, self.sides[0])
+
+    def __call__(self, image: np.ndarray, generator: np.random.Generator | None = None) -> list[np.ndarray]:
+        """(H, W, 3) uint8 RGB to one (h, w, 3) uint8 RGB for each side, or two; the generator is not used."""
+        images = [scaled(image, side) for side in self.sides]
+        return [view for one in images for view in ((one, one[:, ::-1].copy()) if self.flip else (one,))]
+
+
+def to_tensor(view: np.ndarray | list[np.ndarray]) -> Tensor | list[Tensor]:
+    """uint8 RGB with channels last to channels first: (S, S, 3), (V, S, S, 3), or a list of V (h, w, 3)."""
+    if isinstance(view, list):
+        return [to_tensor(one) for one in view]
+    return torch.from_numpy(view).movedim(-1, -3).contiguous()
+
+
+def collate_views(samples: Sequence[tuple]) -> Sequence:
+    """A batch for :meth:`resdet.classification.classifier.Classifier.predict`.
+
+    Args:
+        samples: N pairs of view and label; a view is a tensor, or a list of V tensors of any sizes.
+
+    Returns:
+        The views, stacked where they are tensors, else as N lists; and (N,) labels.
+    """
+    if isinstance(samples[0][0], Tensor):
+        return default_collate(samples)
+    return [[views for views, _ in samples], default_collate([label for _, label in samples])]
+
+
 def scaled_hw(hw: tuple[int, int], shorter_side: int) -> tuple[int, int]:
     """Size once the shorter side has the given length; the longer one is rounded down, as torchvision does."""
     h, w = hw
     return (shorter_side, shorter_side * w // h) if h <= w else (shorter_side * h // w, shorter_side)
+
+
+def scaled(image: np.ndarray, shorter_side: int) -> np.ndarray:
+    """The whole (H, W, 3) uint8 image with a shorter side of the given length."""
+    h, w = scaled_hw(image.shape[:2], shorter_side)
+    return np.array(_resize(Image.fromarray(image), (h, w), box=(0, 0, image.shape[1], image.shape[0])))
 
 
 def crop_of_resized(
@@ -112,8 +197,7 @@ def crop_of_resized(
         box.append((low - first, min(high, length) - first))
     (y1, y2), (x1, x2) = box
     source = Image.fromarray(np.ascontiguousarray(image[region[0], region[1]]))
-    # From six-fold reductions on, whole pixels are averaged first: a third of the time, within a grey level or two.
-    return source.resize((crop, crop), Image.Resampling.BILINEAR, box=(x1, y1, x2, y2), reducing_gap=3.0)
+    return _resize(source, (crop, crop), box=(x1, y1, x2, y2))
 
 
 def shift_colours(image: Image.Image, alpha: np.ndarray) -> Image.Image:
@@ -126,6 +210,11 @@ def shift_colours(image: Image.Image, alpha: np.ndarray) -> Image.Image:
     shift = 255.0 * EIGENVECTORS @ (EIGENVALUES * alpha)
     table = np.clip(np.rint(np.arange(256) + shift[:, None]), 0, 255).astype(np.uint8)
     return image.point(table.ravel().tolist())
+
+
+def _resize(image: Image.Image, hw: tuple[int, int], *, box: tuple[float, float, float, float]) -> Image.Image:
+    # From six-fold reductions on, whole pixels are averaged first: a third of the time, within a grey level or two.
+    return image.resize((hw[1], hw[0]), Image.Resampling.BILINEAR, box=box, reducing_gap=3.0)
 
 
 def _check_sides(where: str, crop: int, shorter_side: int) -> None:

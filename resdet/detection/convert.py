@@ -1,24 +1,41 @@
-"""State dicts of other frameworks' detectors, renamed and reordered for ours (parity: ``tests/parity``).
+"""State dicts of other frameworks' detectors and backbones for our nets (parity: ``tests/parity``).
 
-A framework is a list of :data:`Renames` and one function that applies it and repairs what a name cannot say.
+A kind is recognised by one of its keys. Its converter renames every key, repairs what a name cannot say, and tells the
+builder's arguments that make our net compute the same.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 
+import torch
 from torch import Tensor
 
+from resdet.detection.convert_backbone import from_caffe, from_caffe2, from_resnet
+from resdet.detection.convert_detectron2 import from_detectron2
+from resdet.detection.convert_mmdetection import from_mmdetection
+from resdet.detection.convert_state import (
+    EPSILON,
+    SETTINGS,
+    TRUNK,
+    Converted,
+    Foreign,
+    Renames,
+    backbone_name,
+    fold_batchnorm,
+    rename,
+    size_arguments,
+    split_backbone,
+    summary,
+)
 from resdet.errors import InputError
-
-Renames = Sequence[tuple[str, str]]
-"""(pattern of a whole key of theirs, our name), tried in order; ``\\1`` is the pattern's first group."""
+from resdet.labels import COCO_CATEGORY_IDS
 
 LEAF = r"(weight|bias)"
 # Older files, torchvision's own downloads among them, lack the ".0" of layers that have since been wrapped.
 TORCHVISION: Renames = (
-    (r"backbone\.body\.(.+)", r"backbone.\1"),
+    (rf"backbone\.body\.{TRUNK}", r"backbone.\1"),
     (rf"backbone\.fpn\.inner_blocks\.(\d)(?:\.0)?\.{LEAF}", r"neck.lateral.\1.\2"),
     (rf"backbone\.fpn\.layer_blocks\.(\d)(?:\.0)?\.{LEAF}", r"neck.output.\1.\2"),
     (rf"rpn\.head\.conv(?:\.0\.0)?\.{LEAF}", r"rpn.head.conv.\1"),
@@ -30,11 +47,31 @@ TORCHVISION: Renames = (
 )
 
 
+EPSILON_ZERO = ("258fb6c6",)
+"""Files of torchvision that were trained, and are run by it, with a BN epsilon of 0: ``COCO_V1`` on ResNet-50."""
+COCO_OUTPUTS = 91
+"""Of torchvision's COCO files: background and category ids 1 to 90, ten of which do not exist."""
+
+
+def convert(foreign: Foreign) -> Converted:
+    """A foreign file in our terms.
+
+    Raises:
+        InputError: of an unknown kind; a key has no place; a convention is unknown or has no like here.
+    """
+    for telling, converter in KINDS.items():
+        if any(re.match(telling, key) for key in foreign.state):
+            return converter(foreign)
+    found = f"no known kind of file: {summary(list(foreign.state))}"
+    raise InputError(foreign.source, found=found, needed=KNOWN)
+
+
 def from_torchvision(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Weights of torchvision's ``fasterrcnn_resnet50_fpn``, or of the like on another ResNet, for ``faster_rcnn_fpn``.
 
     Same numbers as torchvision's need ``half_pixel=False`` and, in training, ``box_beta=1/9``. Its published
-    ``COCO_V1`` file was made with a BN epsilon of 0, where nets of both libraries otherwise have 1e-5.
+    ``COCO_V1`` file was made with a BN epsilon of 0, where nets of both libraries otherwise have 1e-5
+    (:func:`from_torchvision_file` sees to both).
 
     Args:
         state: ``model.state_dict()``; K + 1 classes, background first.
@@ -45,7 +82,47 @@ def from_torchvision(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Raises:
         InputError: a key that has no place in our net.
     """
-    ours = _rename(state, TORCHVISION, source="torchvision detector")
+    return _background_last(Foreign("torchvision detector", state))
+
+
+def from_torchvision_file(foreign: Foreign) -> Converted:
+    """A file of torchvision's Faster R-CNN with FPN.
+
+    Raises:
+        InputError: a key that has no place in our net.
+    """
+    state = _background_last(foreign)
+    eps = 0.0 if foreign.digest in EPSILON_ZERO else EPSILON
+    eps = eps if foreign.batchnorm_eps is None else foreign.batchnorm_eps
+    notes = [
+        "RGB pixels and stride on the 3x3 convolution, as ours",
+        f"BN epsilon {eps:g}" + ("" if eps == EPSILON else f": folded into its scales, for ours of {EPSILON:g}"),
+        "anchors 32, 64, 128, 256, 512, rounded; RoIAlign without half-pixel centres, 2x2 samples",
+        "background first: moved last, its box dropped",
+    ]
+    shapes = size_arguments(state, pyramid=True, source=foreign.source)
+    if shapes["num_classes"] == COCO_OUTPUTS - 1 != foreign.class_count:
+        state = _without_holes(state)
+        shapes["num_classes"] = len(COCO_CATEGORY_IDS)
+        notes.append(f"{COCO_OUTPUTS} outputs, one for each category id: the rows of the 80 that exist are taken")
+    arguments = {
+        **SETTINGS,
+        **shapes,
+        "backbone": backbone_name(split_backbone(state), style="pytorch", source=foreign.source),
+        "anchor_sizes": [32.0, 64.0, 128.0, 256.0, 512.0],
+        "rounded_anchors": True,
+        "half_pixel": False,
+        "align_samples": 2,
+        "box_beta": 1 / 9,
+        "train_proposals": (2000, 2000),
+        "test_proposals": (1000, 1000),
+    }
+    kind = "torchvision Faster R-CNN FPN"
+    return Converted(kind, "faster_rcnn_fpn", arguments, fold_batchnorm(state, eps), notes)
+
+
+def _background_last(foreign: Foreign) -> dict[str, Tensor]:
+    ours = rename(foreign, TORCHVISION, kind="torchvision's Faster R-CNN FPN")
     for key, value in ours.items():
         if key.startswith("roi_head.class_logits."):
             ours[key] = value.roll(-1, dims=0)  # background from first to last
@@ -54,15 +131,28 @@ def from_torchvision(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return ours
 
 
-def _rename(state: Mapping[str, Tensor], renames: Renames, *, source: str) -> dict[str, Tensor]:
-    names = {key: _name(key, renames) for key in state}
-    unknown = [key for key, name in names.items() if name is None]
-    if unknown:
-        found = f"{len(unknown)} keys without a place in our net: {', '.join(unknown)}"
-        raise InputError(source, found=found, needed="a Faster R-CNN with FPN, as its model.state_dict() gives it")
-    return {names[key]: value for key, value in state.items()}
+def _without_holes(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Class rows of the category ids that exist; ours are ids less one, background last."""
+    rows = torch.tensor([number - 1 for number in COCO_CATEGORY_IDS])
+    with_background = torch.cat([rows, torch.tensor([COCO_OUTPUTS - 1])])
+    ours = dict(state)
+    for leaf in ("weight", "bias"):
+        logits, deltas = f"roi_head.class_logits.{leaf}", f"roi_head.box_deltas.{leaf}"
+        ours[logits] = state[logits][with_background]
+        ours[deltas] = state[deltas].unflatten(0, (-1, 4))[rows].flatten(0, 1)
+    return ours
 
 
-def _name(key: str, renames: Renames) -> str | None:
-    matches = ((re.fullmatch(theirs, key), ours) for theirs, ours in renames)
-    return next((match.expand(ours) for match, ours in matches if match), None)
+KINDS: dict[str, Callable[[Foreign], Converted]] = {
+    r"backbone\.body\.": from_torchvision_file,
+    r"proposal_generator\.": from_detectron2,
+    r"(rpn_head|roi_head\.bbox_head)\.": from_mmdetection,
+    r"res\d_0_branch2a_w": from_caffe2,
+    r"res\d[a-z]\d*_branch2a\.": from_caffe,
+    r"layer1\.0\.conv1\.weight": from_resnet,
+}
+"""Pattern of how some key of a kind begins, and its converter."""
+KNOWN = (
+    "Faster R-CNN of torchvision (FPN), detectron2 or mmdetection (FPN, C4), or a ResNet in the names of Caffe, "
+    "Caffe2 or torchvision"
+)

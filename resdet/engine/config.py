@@ -30,7 +30,7 @@ SETTINGS = {
     "schedule": settings.Schedule,
     "run": settings.Run,
     "publish": settings.Publish,
-    "test": Inference,
+    "test": Inference,  # of a detector; see kind_of
 }
 SCALARS = {
     "task": ("detection", "classification"),
@@ -42,7 +42,8 @@ SUPPLIED = ("num_classes",)
 """Arguments of a model that may be left out, since they follow from the data."""
 
 FREE = (
-    *("num_classes", "init", "frozen_stages", "frozen_batchnorm", "box_beta", "label_smoothing"),
+    *("num_classes", "init", "frozen_stages", "frozen_batchnorm", "box_beta"),
+    *("label_smoothing", "mixup", "cutmix", "window"),
     *("shorter_side", "longer_side", "train_proposals", "test_proposals", "rois_per_image", "background_iou"),
     *("score_threshold", "nms_iou", "max_per_image", "antialias"),
 )
@@ -93,7 +94,12 @@ def sections() -> list[str]:
 def read_settings(config: Config, section: str) -> Any:
     """The settings of a section, defaults filled in."""
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in config.get(section, {}).items()}
-    return SETTINGS[section](**values)
+    return kind_of(config, section)(**values)
+
+
+def kind_of(config: Config, section: str) -> type:
+    """The named tuple that a section fills."""
+    return settings.ClassifierTest if section == "test" and config.task == "classification" else SETTINGS[section]
 
 
 def call(config: Config, section: str, **supplied: Any) -> Any:
@@ -167,8 +173,6 @@ def _check(config: Config, path: Path) -> None:
     for key, legal in SCALARS.items():
         if legal and config.get(key) not in legal:
             raise InputError(where, found=f"{key}={config.get(key)!r}", needed=nearest(str(config.get(key)), legal))
-    if config.task == "classification" and "test" in config:
-        raise InputError(where, found="section 'test' in a classification config", needed="a detection config")
     if not _fits(config.get("augmentation", ()), tuple[str, ...]):
         raise InputError(where, found=f"augmentation={config.augmentation!r}", needed="a tuple of names")
     for section in (*CALLS, *SETTINGS):
@@ -185,8 +189,8 @@ def _check(config: Config, path: Path) -> None:
                 raise InputError(f"{where}, section {section!r}", found=f"no {name!r}", needed=f"{name}=...")
             if name in given and parameter.annotation is not parameter.empty:
                 _check_type(f"{where}, {section}.{name}", given[name], parameter.annotation)
-    for section, kind in SETTINGS.items():
-        values = config.get(section, {})
+    for section in SETTINGS:
+        kind, values = kind_of(config, section), config.get(section, {})
         _check_keys(f"{where}, section {section!r}", values, kind._fields)
         for name, value in values.items():
             _check_type(f"{where}, {section}.{name}", value, typing.get_type_hints(kind)[name])

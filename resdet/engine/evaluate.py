@@ -15,7 +15,7 @@ from resdet.engine.config import describe_model, read_settings
 from resdet.engine.experiment import Experiment, build_experiment, read_data, test_loader
 from resdet.engine.metrics import DetectionMetric, build_metric
 from resdet.engine.optim import autocast
-from resdet.engine.predictor import adopt, build_predictor
+from resdet.engine.predictor import adopt, build_ensemble, build_predictor
 from resdet.engine.runner import check_same, read_checkpoint
 from resdet.errors import InputError
 from resdet.evaluation.coco import load_results
@@ -37,8 +37,9 @@ def load_experiment(config: Config, checkpoint: str | Path) -> Experiment:
     load_exactly(experiment.task, loaded["state_dict"], source=checkpoint)
     if config.task == "detection":
         experiment.task.net = build_predictor(config, experiment.net, experiment.classes)
-    device = f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_available() else "cpu"
-    experiment.task.to(device, memory_format=torch.channels_last)
+    else:
+        experiment.task.net = build_ensemble(config, experiment.net, experiment.classes)
+    experiment.task.to(distributed.device(), memory_format=torch.channels_last)
     return experiment
 
 

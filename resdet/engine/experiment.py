@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -10,12 +10,14 @@ from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
 from mmengine.model import BaseModel
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset
 
 from resdet.datasets.annotations import Annotations
 from resdet.datasets.detection import DetectionDataset
 from resdet.datasets.loading import EvaluationShare, TrainBatches, collate
+from resdet.datasets.resident import ResidentBatches, ResidentDataset
 from resdet.datasets.transforms import augmentation
+from resdet.datasets.views import collate_views
 from resdet.engine import distributed
 from resdet.engine.config import call, read_settings
 from resdet.engine.metrics import build_metric
@@ -105,7 +107,7 @@ def build_net(config: Config, *, num_classes: int, load_init: bool) -> nn.Module
     return call(config, "model", num_classes=num_classes)
 
 
-def train_loader(experiment: Experiment) -> DataLoader:
+def train_loader(experiment: Experiment) -> Iterable:
     """Endless batches of this process.
 
     Raises:
@@ -127,12 +129,12 @@ def train_loader(experiment: Experiment) -> DataLoader:
     return _loader(data, batches, settings.workers)
 
 
-def test_loader(experiment: Experiment) -> DataLoader:
+def test_loader(experiment: Experiment) -> Iterable:
     """This process's share of the test set, each image once."""
     return data_loader(experiment.test_set, read_settings(experiment.config, "loader"))
 
 
-def data_loader(data: Dataset, settings: Loader) -> DataLoader:
+def data_loader(data: Dataset, settings: Loader) -> Iterable:
     """This process's share of any data set, each image once."""
     share = EvaluationShare(
         len(data),
@@ -144,11 +146,13 @@ def data_loader(data: Dataset, settings: Loader) -> DataLoader:
     return _loader(data, share, settings.workers)
 
 
-def _loader(data: Dataset, batches: TrainBatches | EvaluationShare, workers: int) -> DataLoader:
+def _loader(data: Dataset, batches: TrainBatches | EvaluationShare, workers: int) -> Iterable:
+    if isinstance(data, ResidentDataset):
+        return ResidentBatches(data, batches, device=distributed.device())
     return DataLoader(
         data,
         batch_sampler=batches,
         num_workers=workers,
-        collate_fn=collate if isinstance(data, DetectionDataset) else default_collate,
+        collate_fn=collate if isinstance(data, DetectionDataset) else collate_views,
         pin_memory=torch.cuda.is_available(),
     )

@@ -76,6 +76,61 @@ class FiniteLoss(Hook):
         )
 
 
+class ErrorWarmup(Hook):
+    """Holds a small learning rate until the training error falls below a limit (the paper's ResNet-110, section 4.2).
+
+    The error is the mean over the last steps. The warm-up ends at its bound whatever the error, since one that waits
+    for a net that does not learn would never end.
+
+    Args:
+        factor: share of the rate meanwhile.
+        error: the limit, a fraction.
+        steps: the bound.
+    """
+
+    priority = "LOW"
+    WINDOW = 50
+    """Steps of the mean: 6,400 images of CIFAR's batches, so that its own noise is below one percent."""
+
+    def __init__(self, *, factor: float, error: float, steps: int) -> None:
+        self.factor, self.error, self.steps = factor, error, steps
+        self.warming: bool | None = None  # None before the first step
+        self._errors: list[float] = []
+
+    def before_train(self, runner: Runner) -> None:
+        """Lower the rate, unless a resumed run has it low, or again high, already."""
+        if self.warming is None:
+            self.warming = True
+            self._multiply(runner, self.factor)
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Raise it when it is time."""
+        if not self.warming:
+            return
+        self._errors = [*self._errors[1 - self.WINDOW :], float(distributed.mean(outputs["error"].detach().float()))]
+        mean, done = sum(self._errors) / len(self._errors), runner.iter + 1
+        below = len(self._errors) == self.WINDOW and mean < self.error
+        if below or done >= self.steps:
+            self.warming = False
+            self._multiply(runner, 1 / self.factor)
+            reason = "" if below else f", its bound, and not below {self.error}"
+            runner.logger.info(f"step {done}: the warm-up ends at a training error of {mean:.3f}{reason}")
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Remember where it is; the rate itself is in the optimizer's state."""
+        checkpoint["meta"]["warmup"] = {"warming": bool(self.warming), "errors": self._errors}
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Go on from there."""
+        kept = checkpoint["meta"].get("warmup", {"warming": False, "errors": []})
+        self.warming, self._errors = kept["warming"], list(kept["errors"])
+
+    @staticmethod
+    def _multiply(runner: Runner, factor: float) -> None:
+        for group in runner.optim_wrapper.param_groups:
+            group["lr"] *= factor
+
+
 class Checkpoints(Hook):
     """``last.pth`` every so often and at each validation; ``best.pth`` whenever the score is the best so far.
 

@@ -12,6 +12,8 @@ from torch import nn
 from resdet.engine.settings import Optimizer, Schedule
 from resdet.errors import InputError
 
+_NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
+
 
 def autocast(amp: str) -> AbstractContextManager:
     """The context of ``run.amp``, on a GPU where there is one."""
@@ -41,8 +43,15 @@ def build_optimizer(net: nn.Module, given: Optimizer, *, amp: str, lr: float) ->
         raise InputError("optimizer", found="a net without trainable parameters", needed="fewer frozen stages")
     if given.nesterov and not given.momentum:
         raise InputError("optimizer.nesterov", found="True with momentum 0", needed="a momentum above 0")
+    groups: list = [{"params": parameters}]
+    if given.norm_weight_decay is not None:
+        norms = {id(p) for module in net.modules() if isinstance(module, _NORMS) for p in module.parameters()}
+        groups = [
+            {"params": [p for p in parameters if id(p) not in norms]},
+            {"params": [p for p in parameters if id(p) in norms], "weight_decay": given.norm_weight_decay},
+        ]
     sgd = torch.optim.SGD(
-        parameters, lr=lr, momentum=given.momentum, weight_decay=given.weight_decay, nesterov=given.nesterov
+        groups, lr=lr, momentum=given.momentum, weight_decay=given.weight_decay, nesterov=given.nesterov
     )
     clip = None if given.clip_norm is None else {"max_norm": given.clip_norm}
     common = {"optimizer": sgd, "clip_grad": clip, "accumulative_counts": given.accumulate}
@@ -61,9 +70,12 @@ def in_steps(length: float, schedule: Schedule, steps_per_epoch: int) -> int:
 
 
 def build_schedulers(optimizer: OptimWrapper, schedule: Schedule, steps_per_epoch: int) -> list:
-    """Warm-up, which ends, then steps or a cosine."""
+    """Warm-up, which ends, then steps or a cosine.
+
+    A warm-up by the training error is not here but in :class:`resdet.engine.hooks.ErrorWarmup`.
+    """
     total = in_steps(schedule.length, schedule, steps_per_epoch)
-    warmup = min(schedule.warmup_steps, total)
+    warmup = 0 if schedule.warmup_error is not None else min(schedule.warmup_steps, total)
     schedulers = []
     if warmup > 1:  # of one step, mmengine would never end it
         schedulers.append(LinearLR(optimizer, start_factor=schedule.warmup_factor, by_epoch=False, begin=0, end=warmup))

@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmengine.config import Config
+from torch import nn
 
 from resdet.backbones.weights import load_exactly
+from resdet.classification.classifier import Classifier
+from resdet.classification.ensemble import Ensemble
 from resdet.detection.faster_rcnn import FasterRCNN
 from resdet.engine.config import call, describe, read_settings, target
 from resdet.engine.runner import check_same, read_checkpoint
-from resdet.engine.tasks import DetectionTask
+from resdet.engine.tasks import ClassificationTask, DetectionTask
 from resdet.errors import InputError
 from resdet.inference.predictor import Predictor
 
@@ -57,20 +60,22 @@ def own_model(meta: dict, source: str | Path) -> dict:
     """
     model = meta.get("model") or {}
     where = f"checkpoint {source}"
-    if "shorter_side" not in model:
+    if not {"shorter_side", "label_smoothing"} & set(model):  # files of the first versions tell less
         raise InputError(where, found="no description of its net", needed="one saved by this version")
-    if not str(model.get("type")).startswith("resdet.detection."):
-        raise InputError(where, found=f"a net made by {model['type']!r}", needed="one of resdet.detection")
+    if not str(model.get("type")).startswith(("resdet.detection.", "resdet.classification.")):
+        raise InputError(where, found=f"a net made by {model.get('type')!r}", needed="one of this package")
     return dict(model)
 
 
-def load_net(path: str | Path, classes: Sequence[str]) -> FasterRCNN:
-    """A detector from its checkpoint alone.
+def load_net(path: str | Path, classes: Sequence[str], *, task: str = "detection") -> nn.Module:
+    """A detector or a classifier from its checkpoint alone.
 
     Raises:
-        InputError: damaged, of other classes, or without a description of its net.
+        InputError: damaged, of another task or other classes, or without a description of its net.
     """
     loaded = read_checkpoint(path)
+    if loaded["meta"].get("task") != task:
+        raise InputError(f"checkpoint {path}", found=f"task {loaded['meta'].get('task')!r}", needed=task)
     check_same(path, loaded["meta"], classes=classes)
     config = Config({"model": own_model(loaded["meta"], path)})
     function = target(config, "model")
@@ -78,8 +83,15 @@ def load_net(path: str | Path, classes: Sequence[str]) -> FasterRCNN:
     if unknown:
         raise InputError(f"checkpoint {path}", found=f"settings {unknown}", needed="those of this version")
     net = call(config, "model", num_classes=len(classes))
-    load_exactly(DetectionTask(net), loaded["state_dict"], source=path)
+    adapter = DetectionTask if task == "detection" else ClassificationTask
+    load_exactly(adapter(net), loaded["state_dict"], source=path)
     return net
+
+
+def build_ensemble(config: Config, net: Classifier, classes: Sequence[str]) -> nn.Module:
+    """A classifier, or the ensemble of it and those that section ``test`` names."""
+    others = [load_net(path, classes, task="classification") for path in read_settings(config, "test").ensemble]
+    return Ensemble([net, *others]) if others else net
 
 
 def build_predictor(config: Config, net: FasterRCNN, classes: Sequence[str]) -> Predictor:

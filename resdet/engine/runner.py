@@ -103,13 +103,11 @@ class ResdetRunner(Runner):
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
         """Move to the device; with several processes, wrap for them, on GPUs or CPUs."""
-        device = "cpu"
-        if torch.cuda.is_available():
-            device = f"cuda:{torch.cuda.current_device()}"
+        device = distributed.device()
         model = model.to(device, memory_format=torch.channels_last)
         if not self.distributed:
             return model
-        ids = None if device == "cpu" else [torch.cuda.current_device()]
+        ids = None if device.type == "cpu" else [device.index]
         return MMDistributedDataParallel(module=model, device_ids=ids, broadcast_buffers=False)
 
     def _log_env(self, env_cfg: dict) -> None:

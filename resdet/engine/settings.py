@@ -28,6 +28,8 @@ class Optimizer(NamedTuple):
     """The batch that ``lr`` was chosen for; ``--auto-scale-lr`` scales by the one used, accumulation included."""
     momentum: float = 0.9
     weight_decay: float = 1e-4
+    norm_weight_decay: float | None = None
+    """Of the scales and shifts of normalisation layers; None: the same as of everything else."""
     nesterov: bool = False
     clip_norm: float | None = None
     """Bound of the gradient's norm over all parameters."""
@@ -49,6 +51,9 @@ class Schedule(NamedTuple):
     """Linear warm-up over the first steps."""
     warmup_factor: float = 0.001
     """Share of the rate that the warm-up starts from."""
+    warmup_error: float | None = None
+    """Classification: hold that share until the training error is below this (ResNet-110: 0.8), at most for
+    ``warmup_steps``; the warm-up is then no ramp."""
     validate_every: float = 1
     """In ``unit``."""
 
@@ -79,6 +84,16 @@ class Publish(NamedTuple):
     """Training images over which BN statistics are computed; None takes all."""
 
 
+class ClassifierTest(NamedTuple):
+    """Section ``test`` of a classification config; that of a detector is :class:`resdet.inference.settings.Inference`.
+
+    The views of an image (10 crops, several scales) are made by the data: ``test_data.crops``, ``test_data.dense``.
+    """
+
+    ensemble: tuple[str, ...] = ()
+    """Checkpoints of further nets for the same classes; probabilities are averaged."""
+
+
 RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("loader.batch_size", "loader.test_batch_size", "optimizer.batch_size"), (1, math.inf)),
     **dict.fromkeys(("optimizer.accumulate", "run.log_every", "run.checkpoint_every"), (1, math.inf)),
@@ -88,7 +103,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "test.max_per_image": (1, math.inf),
     "schedule.warmup_factor": (1e-6, 1),
     "optimizer.clip_norm": (1e-6, math.inf),
-    "optimizer.momentum": (0, 1),
+    **dict.fromkeys(("optimizer.momentum", "schedule.warmup_error"), (0, 1)),
     "run.ema": (0.01, 0.99999),
 }
 """Least and greatest value; numbers that are not here may not be negative."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import statistics
 import uuid
 import warnings
+from collections.abc import Mapping
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from resdet.engine import distributed
 from resdet.engine.config import describe_model, read_settings
 from resdet.engine.evaluate import evaluate
 from resdet.engine.experiment import Experiment, build_experiment, test_loader, train_loader
-from resdet.engine.hooks import Checkpoints, FiniteLoss, Progress, StepSeed
+from resdet.engine.hooks import Checkpoints, ErrorWarmup, FiniteLoss, Progress, StepSeed
 from resdet.engine.optim import build_optimizer, build_schedulers, in_steps
 from resdet.engine.runner import EvaluationLoop, ResdetRunner, StepLoop, read_checkpoint
 from resdet.errors import InputError
@@ -79,6 +81,43 @@ def train(
     return figures
 
 
+def train_seeds(
+    configs: Mapping[int, Config],
+    *,
+    work_dir: str | Path,
+    launcher: str = "none",
+    resume: str | None = None,
+    auto_scale_lr: bool = False,
+) -> dict[str, tuple[float, float]]:
+    """One training after the other, each in ``seed<n>/`` of the work dir; writes ``seeds.json``.
+
+    Args:
+        configs: the config for each seed.
+        work_dir: folder of everything that is written.
+        launcher: as for :func:`train`.
+        resume: None, or ``"auto"``: finished trainings are only tested again.
+        auto_scale_lr: as for :func:`train`.
+
+    Returns:
+        Mean and standard deviation of each figure over the seeds (0 for one seed).
+
+    Raises:
+        InputError: as :func:`train`; a checkpoint to resume, which could be of one seed only.
+    """
+    if resume not in (None, "auto"):
+        raise InputError("--resume with --seeds", found=resume, needed="--resume alone: each seed has its own last.pth")
+    options = {"launcher": launcher, "resume": resume, "auto_scale_lr": auto_scale_lr}
+    runs = {s: train(config, work_dir=Path(work_dir) / f"seed{s}", **options) for s, config in configs.items()}
+    names = [name for name, value in next(iter(runs.values())).items() if isinstance(value, float)]
+    values = {name: [run[name] for run in runs.values()] for name in names}
+    summary = {k: (statistics.fmean(v), statistics.stdev(v) if len(v) > 1 else 0.0) for k, v in values.items()}
+    if distributed.rank() == 0:
+        first = next(iter(configs.values()))
+        content = {"mean_and_deviation": summary, "runs": runs, **provenance(first.filename, None)}
+        write_json(Path(work_dir) / "seeds.json", content)
+    return summary
+
+
 def build_runner(
     experiment: Experiment, *, work_dir: Path, launcher: str, auto_scale_lr: bool
 ) -> tuple[ResdetRunner, Checkpoints, Progress]:
@@ -103,6 +142,12 @@ def build_runner(
     )
     progress = Progress(every=run.log_every, batch_size=loader.batch_size)
     hooks: list[Any] = [StepSeed(), FiniteLoss(at_once=run.sync_check), progress, checkpoints]
+    if schedule.warmup_error is not None:
+        if config.task != "classification" or schedule.policy != "step":
+            needed = "a classification config with schedule.policy='step'"
+            raise InputError("schedule.warmup_error", found=f"task {config.task!r}, {schedule.policy!r}", needed=needed)
+        bound = schedule.warmup_steps or total
+        hooks.append(ErrorWarmup(factor=schedule.warmup_factor, error=schedule.warmup_error, steps=bound))
     if run.ema is not None:
         hooks.append(EMAHook(momentum=1 - run.ema))
     if run.tensorboard and importlib.util.find_spec("tensorboard") is None:

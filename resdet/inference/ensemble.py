@@ -24,6 +24,5 @@ def average(answers: Sequence[Sequence[ScoredBoxes]]) -> list[ScoredBoxes]:
 
 
 def _mean(answers: Sequence[ScoredBoxes]) -> ScoredBoxes:
-    columns = max(answer.boxes.shape[1] for answer in answers)
-    boxes = sum(answer.boxes.expand(-1, columns, -1) for answer in answers) / len(answers)
-    return ScoredBoxes(boxes, sum(answer.probabilities for answer in answers) / len(answers))
+    boxes, probabilities = (sum(parts) / len(answers) for parts in zip(*answers, strict=True))
+    return ScoredBoxes(boxes, probabilities)

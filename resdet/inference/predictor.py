@@ -58,6 +58,8 @@ class Predictor(nn.Module):
         counts = {net.num_classes for net in nets}
         if len(counts) != 1:
             raise InputError("ensemble", found=f"nets of {sorted(counts)} classes", needed="the same classes in all")
+        if (own := nets[0].preprocess.test_side) in settings.sizes:
+            raise InputError("test.sizes", found=f"{own}, the net's own", needed="further shorter sides")
         self.nets, self.settings = nn.ModuleList(nets), settings
         self.seconds: dict[str, float] = {}
         self.images = 0
@@ -77,7 +79,7 @@ class Predictor(nn.Module):
             images: of any sizes.
             stages: what other predictors have computed of the same images; a new memory by default.
         """
-        stages = Stages(wait=True) if stages is None else stages
+        stages = Stages(wait=next(self.parameters()).is_cuda) if stages is None else stages
         answers = self._merge(images, stages)
         for stage, seconds in stages.bill().items():
             self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
@@ -116,9 +118,9 @@ class Predictor(nn.Module):
             return average([self._score_net(own, pyramid, regions, common, stages) for own, pyramid in views])
 
         def propose() -> list[Tensor]:
-            return join([self._propose(own, pyramid, common) for own, pyramid in views])
+            return join([self._propose(own, pyramid, common, stages) for own, pyramid in views])
 
-        regions = stages.once("proposals", key, propose)
+        regions = stages.once("union", key, propose)
         first = stages.once("regions", key, lambda: score(regions))
         if not settings.refine:
             return first, common
@@ -129,7 +131,8 @@ class Predictor(nn.Module):
         """Each net's view at its own size, and its pyramid (that view alone where no scales are asked for).
 
         The largest comes first, while nothing else is kept: what a net needs while it runs is several times what it
-        leaves, so the whole pyramid needs no more memory than its largest level.
+        leaves, so the pyramid needs no more memory than its largest level. The maps of further nets, mirrors and sizes
+        come on top of that.
         """
         shown = [image.flip(-1) for image in images] if look.mirrored else images
         views = []
@@ -145,11 +148,13 @@ class Predictor(nn.Module):
             views.append((at[own], [at[size] for size in scales]))
         return views
 
-    def _propose(self, own: View, pyramid: list[View], common: ImageBatch) -> list[Tensor]:
-        if self.settings.scale_proposals == "one":
-            return [boxes for boxes, _ in own.propose(common)]
+    def _propose(self, own: View, pyramid: list[View], common: ImageBatch, stages: Stages) -> list[Tensor]:
+        views = pyramid if self.settings.scale_proposals == "all" else [own]
+        found = [view.in_common(stages.once("proposals", id(view), view.propose), common) for view in views]
+        if len(views) == 1:
+            return [boxes for boxes, _ in found[0]]
         rpn = own.net.rpn
-        found = zip(*(view.propose(common) for view in pyramid), strict=True)
+        found = zip(*found, strict=True)
         return [merge_proposals(of_image, nms_iou=rpn.nms_iou, count=rpn.test_cut.after) for of_image in found]
 
     def _score_net(

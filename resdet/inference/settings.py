@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args, get_origin, get_type_hints
 
-from resdet.errors import InputError
+from resdet.errors import InputError, nearest
 
 
 class Inference(NamedTuple):
@@ -53,6 +53,13 @@ def check(settings: Inference) -> None:
         InputError: names the setting.
     """
     s = settings
+    for name, kind in get_type_hints(Inference).items():
+        legal, value = get_args(kind), getattr(s, name)
+        if get_origin(kind) is Literal and value not in legal:
+            raise InputError(f"test.{name}", found=repr(value), needed=nearest(str(value), legal))
+    for name, value in (("score_threshold", s.score_threshold), ("nms_iou", s.nms_iou)):
+        if value is not None and not 0 <= value <= 1:
+            raise InputError(f"test.{name}", found=value, needed="a number in [0, 1]")
     if any(b <= a for a, b in zip((0, *s.scales), s.scales, strict=False)):
         raise InputError("test.scales", found=s.scales, needed="shorter sides in rising order, as (400, 600, 800)")
     if any(size < 1 for size in s.sizes):
@@ -63,6 +70,8 @@ def check(settings: Inference) -> None:
         raise InputError("test.scale_proposals", found="'all' without test.scales", needed="test.scales=(...)")
     if s.merge == "wbf" and not (s.flip or s.sizes):
         raise InputError("test.merge", found="'wbf' with one look only", needed="test.flip=True or test.sizes=(...)")
-    for name, value, least in (("refine", s.refine, 0), ("region_side", s.region_side, 1), ("sigma", s.sigma, 1e-6)):
-        if value < least:
+    bounds = (("refine", 0), ("region_side", 1), ("sigma", 1e-6), ("max_per_image", 1))
+    for name, least in bounds:
+        value = getattr(s, name)
+        if value is not None and value < least:
             raise InputError(f"test.{name}", found=value, needed=f"{least} or more")

@@ -33,7 +33,7 @@ class Stages:
         self._results: dict[tuple, Result] = {}
         self._open: list[set[tuple]] = [set()]  # keys used by the caller and by each stage that is under way
         self._nested = [0.0]
-        self._wait = wait and torch.cuda.is_available()
+        self._wait = wait
 
     def once(self, stage: str, key: Hashable, compute: Callable[[], Any]) -> Any:
         """The result of a stage for ``key``; computed unless it was before."""
@@ -42,11 +42,13 @@ class Stages:
             self._open.append(set())
             self._nested.append(0.0)
             started = self._clock()
-            value = compute()
-            seconds = self._clock() - started
-            own = seconds - self._nested.pop()
-            self._nested[-1] += seconds
-            self._results[name] = Result(value, own, frozenset(self._open.pop()))
+            try:
+                value = compute()
+            finally:  # after an error, too, the caller's account is its own again
+                seconds = self._clock() - started
+                nested, used = self._nested.pop(), self._open.pop()
+                self._nested[-1] += seconds
+            self._results[name] = Result(value, seconds - nested, frozenset(used))
         result = self._results[name]
         self._open[-1] |= {name, *result.uses}
         return result.value

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from resdet import boxes as box_ops
 from resdet.detection.faster_rcnn import FasterRCNN
-from resdet.structures import ImageBatch
+from resdet.structures import ImageBatch, Proposals
 
 
 class View:
@@ -32,9 +32,12 @@ class View:
         """(N, 4) factors from the common frame to this one."""
         return self.limits / common.limits().to(self.limits)
 
-    def propose(self, common: ImageBatch) -> list[tuple[Tensor, Tensor]]:
+    def propose(self) -> Proposals:
+        """What the RPN proposes, in this view's own frame."""
+        return self.net.propose(self.features, self.limits)
+
+    def in_common(self, found: Proposals, common: ImageBatch) -> list[tuple[Tensor, Tensor]]:
         """(P, 4) proposals of each image in the common frame, best first, and their (P,) objectness logits."""
-        found = self.net.propose(self.features, self.limits)
         boxes = found.boxes / self.scale_from(common)[:, None]
         return [(b[v], s[v]) for b, s, v in zip(boxes, found.scores, found.valid, strict=True)]
 

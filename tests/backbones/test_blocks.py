@@ -4,23 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from resdet.backbones.blocks import BasicBlock, Bottleneck, projection
+from resdet.backbones.blocks import BasicBlock, Bottleneck, PreBasicBlock, PreBottleneck
 from resdet.errors import InputError
-
-
-def test_projection_by_hand():
-    # 1x1 weights (2, 1) on the one channel, every second pixel: x = [[1, 2], [3, 4]] -> pixel 1 -> (2, 1).
-    shortcut = projection(1, 2, stride=2).eval()
-    shortcut[0].weight.data = torch.tensor([2.0, 1.0]).view(2, 1, 1, 1)
-    shortcut[1].eps = 0.0
-    out = shortcut(torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]]))
-    torch.testing.assert_close(out, torch.tensor([[[[2.0]], [[1.0]]]]))
-
-
-def test_projection_is_the_identity_unless_the_size_changes():
-    assert isinstance(projection(8, 8, stride=1), nn.Identity)
-    assert isinstance(projection(8, 8, stride=2), nn.Sequential)
-    assert isinstance(projection(8, 16, stride=1), nn.Sequential)
 
 
 @pytest.mark.parametrize("block", [BasicBlock(4, 4), Bottleneck(4, 1)])
@@ -51,3 +36,40 @@ def test_which_convolution_strides(stride_on, strides):
 def test_unknown_stride_on():
     with pytest.raises(InputError, match=r"stride_on(.|\n)*found:  'caffe'(.|\n)*'3x3' or '1x1'"):
         Bottleneck(4, 2, stride_on="caffe")
+
+
+def identities(*layers):
+    """BN that changes nothing in eval mode, convolutions that pass every channel on."""
+    for layer in layers:
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.eps = 0.0
+        elif isinstance(layer, nn.Conv2d):
+            nn.init.dirac_(layer.weight)
+
+
+@pytest.mark.parametrize("block", [PreBasicBlock(4, 4), PreBottleneck(4, 1)])
+def test_preactivation_by_hand(block):
+    # All layers pass what they get, so F(x) = relu(x), of the first channel only where the width is 1; nothing follows
+    # the addition: x = -1 -> 0 + -1; x = 2 -> 2 + 2.
+    identities(*block.eval().modules())
+    x = torch.tensor([-1.0, 2.0]).repeat(1, 4, 2, 1)
+    torch.testing.assert_close(block(x)[:, 0], torch.tensor([[[-1.0, 4.0]] * 2]))
+
+
+@pytest.mark.parametrize("block", [PreBasicBlock, PreBottleneck])
+def test_where_preactivation_is_shared(block):
+    torch.manual_seed(0)
+    x = torch.randn(2, 4, 6, 6)
+    same, wider = block(4, 4 // block.expansion).eval(), block(4, 8 // block.expansion, stride=2).eval()
+    activated = [net.bn1(x).relu() for net in (same, wider)]
+    torch.testing.assert_close(same(x), same.residual(activated[0]) + x)
+    torch.testing.assert_close(wider(x), wider.residual(activated[1]) + wider.downsample(activated[1]))
+    assert [type(layer) for layer in wider.downsample] == [nn.Conv2d]  # no BN
+
+
+@pytest.mark.parametrize("block", [PreBasicBlock, PreBottleneck])
+def test_the_first_preactivation_block_takes_the_stem_as_it_is(block):
+    net = block(4, 4 // block.expansion, first=True).eval()
+    x = torch.rand(2, 4, 6, 6)
+    torch.testing.assert_close(net(x), net.residual(x) + x)
+    assert not any(key.startswith("bn1") for key in net.state_dict())

@@ -6,8 +6,20 @@ import pytest
 import torch
 from torch import nn
 
-from resdet.backbones.blocks import BasicBlock
-from resdet.backbones.resnet import ResNet, resnet18, resnet50, zero_init_residual
+from resdet.backbones.blocks import BasicBlock, PreBasicBlock
+from resdet.backbones.resnet import (
+    ResidualNet,
+    ResNet,
+    Stage,
+    blocks_of,
+    imagenet_stages,
+    preresnet200,
+    resnet18,
+    resnet50,
+    stages_of,
+    zero_init_residual,
+)
+from resdet.errors import InputError
 
 
 def tiny(num_classes=3):
@@ -62,3 +74,45 @@ def test_every_layer_learns():
 def test_depths_and_widths_must_pair():
     with pytest.raises(ValueError, match="shorter"):
         ResNet(BasicBlock, (1, 1, 1))
+
+
+@pytest.mark.parametrize(("stem", "side", "convs"), [("imagenet", 4, 1), ("deep", 4, 3), ("cifar", 16, 1)])
+def test_stems(stem, side, convs):
+    net = ResidualNet(stem, [Stage(BasicBlock, 1, 8, 1), Stage(BasicBlock, 1, 8, 2)], num_classes=3)
+    assert sum(isinstance(m, nn.Conv2d) for m in net.conv1.modules()) == convs
+    assert net.strides == ((4, 8) if side == 4 else (1, 2))
+    x = net.maxpool(net.relu(net.bn1(net.conv1(torch.zeros(2, 3, 16, 16)))))
+    assert x.shape == (2, 8, side, side) and net(torch.zeros(2, 3, 16, 16)).shape == (2, 3)
+
+
+def test_preactivation_ends_in_bn_and_relu():
+    net = ResidualNet("cifar", [Stage(PreBasicBlock, 2, 4, 1)], num_classes=3, preactivation=True).eval()
+    net.bn.bias.data.copy_(torch.tensor([-1e9, 5.0, 6.0, 7.0]))  # the first feature is never positive
+    net.bn.weight.data.zero_()
+    features = torch.tensor([0.0, 5.0, 6.0, 7.0])
+    torch.testing.assert_close(net(torch.randn(1, 3, 8, 8))[0], net.fc(features))
+    assert isinstance(net.layer1[0].bn1, nn.Identity) and isinstance(net.layer1[1].bn1, nn.BatchNorm2d)
+
+
+def test_resnet200():
+    with torch.device("meta"):
+        net = preresnet200()
+    assert [len(stage) for stage in stages_of(net)] == [3, 24, 36, 3]
+    assert 3 * len(blocks_of(net)) + 2 == 200
+
+
+def test_dropout_before_the_linear_layer():
+    net = ResidualNet("cifar", [Stage(BasicBlock, 1, 4, 1)], num_classes=3, dropout=0.5)
+    assert net.dropout.p == 0.5 and isinstance(resnet18().dropout, nn.Identity)
+    nn.init.zeros_(net.fc.weight)
+    torch.testing.assert_close(net(torch.randn(2, 3, 8, 8)), net.fc.bias.expand(2, 3))
+
+
+def test_error_texts():
+    with pytest.raises(InputError, match=r"stem\n  found:  'imagnet'\n  needed: did you mean 'imagenet'"):
+        ResidualNet("imagnet", imagenet_stages(BasicBlock, (1, 1, 1, 1)), num_classes=3)
+    net = ResidualNet("cifar", [Stage(PreBasicBlock, 2, 4, 1)], num_classes=3, preactivation=True)
+    with pytest.raises(InputError, match=r"zero_last_bn\n  found:  a pre-activation net"):
+        zero_init_residual(net)
+    with pytest.raises(InputError, match=r"found:  Linear without layer1\n  needed: a residual net"):
+        blocks_of(nn.Linear(1, 1))

@@ -31,7 +31,7 @@ def test_loss_by_hand():
     # log 3, and log(e^2 + 2) - 2; then their mean
     losses = model.loss(images, torch.tensor([1, 0]))
     expected = (math.log(3) + math.log(math.exp(2) + 2) - 2) / 2
-    assert set(losses) == {"loss_cls"}
+    assert set(losses) == {"loss_cls", "error"}
     torch.testing.assert_close(losses["loss_cls"], torch.tensor(expected))
     # Smoothing 0.3: of the second image, 0.8 on class 0 and 0.1 on each other: adds 0.2 x (2 - 0); first unchanged
     smooth = Classifier(FirstPixel(), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), label_smoothing=0.3)

@@ -2,10 +2,22 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from torchvision.transforms import v2
 
-from resdet.datasets.views import EIGENVECTORS, CenterView, PaperView, crop_of_resized, scaled_hw, shift_colours
+from resdet.datasets.views import (
+    EIGENVECTORS,
+    CenterView,
+    PaperView,
+    TenCropView,
+    WholeView,
+    collate_views,
+    crop_of_resized,
+    scaled_hw,
+    shift_colours,
+    to_tensor,
+)
 from resdet.errors import InputError
 
 
@@ -111,3 +123,75 @@ def test_wrong_sides_are_refused():
         PaperView(flip=2)
     with pytest.raises(InputError, match="CenterView"):
         CenterView(crop=257)
+
+
+@pytest.mark.parametrize("hw", [(375, 500), (500, 333), (120, 90), (64, 64), (40, 300)])
+@pytest.mark.parametrize(("crop", "shorter_side"), [(224, 256), (33, 64), (50, 50)])
+def test_ten_crops_are_torchvisions(hw, crop, shorter_side):
+    image = photograph(*hw)
+    reference = v2.Compose([v2.Resize(shorter_side), v2.TenCrop(crop)])(Image.fromarray(image))
+    view = TenCropView(crop=crop, shorter_side=shorter_side)(image)
+    assert view.shape == (10, crop, crop, 3) and view.dtype == np.uint8
+    if min(hw) < 6 * shorter_side:  # else the reduction is done in two steps, and may differ by a grey level
+        np.testing.assert_array_equal(view, np.stack([np.asarray(one) for one in reference]))
+    centre = CenterView(crop=crop, shorter_side=shorter_side)(image)
+    assert np.abs(view[4].astype(int) - centre.astype(int)).max() <= 1
+
+
+def test_ten_crops_by_hand():
+    # A row of five pixels above another; crops of 2: the right ones start at column 3, the centre at round(1.5) = 2
+    image = np.arange(30, dtype=np.uint8).reshape(2, 5, 3)
+    view = TenCropView(crop=2, shorter_side=2)(image)
+    # red, upper row: left, right, left, right, centre; the mirror image is 12 9 6 3 0
+    expected = [[0, 3], [9, 12], [0, 3], [9, 12], [6, 9], [12, 9], [3, 0], [12, 9], [3, 0], [6, 3]]
+    np.testing.assert_array_equal(view[:, 0, :, 0], expected)
+
+
+def test_whole_views():
+    image = photograph(90, 130)
+    views = WholeView(sides=(40, 90, 100), crop=40)(image)
+    # 90 x 130 at 40: 40 * 130 / 90 = 57.8; at 100: 144.4; rounded down
+    assert [view.shape for view in views] == [(h, w, 3) for h, w in ((40, 57), (90, 130), (100, 144)) for _ in range(2)]
+    np.testing.assert_array_equal(views[2], image)
+    for view, mirrored in zip(views[::2], views[1::2], strict=True):
+        np.testing.assert_array_equal(mirrored, view[:, ::-1])
+        np.testing.assert_array_equal(view, np.asarray(v2.Resize(view.shape[0])(Image.fromarray(image))))
+    one_each = WholeView(sides=(40, 90, 100), crop=40, flip=False)(image)
+    for view, same in zip(views[::2], one_each, strict=True):
+        np.testing.assert_array_equal(view, same)
+    assert WholeView().sides == (224, 256, 384, 480, 640)  # the paper, section 3.4
+
+
+def test_tensors_of_views():
+    image = photograph(20, 30).copy()
+    tensor = to_tensor(image)
+    assert tensor.shape == (3, 20, 30) and tensor.is_contiguous() and tensor.dtype == torch.uint8
+    assert tensor[1, 7, 9] == image[7, 9, 1]
+    crops = to_tensor(TenCropView(crop=8, shorter_side=20)(image))
+    assert crops.shape == (10, 3, 8, 8) and crops.is_contiguous() and crops[0, 2, 3, 5] == image[3, 5, 2]
+    whole = to_tensor(WholeView(sides=(20, 40), crop=20)(image))
+    assert [tuple(view.shape) for view in whole] == [(3, 20, 30)] * 2 + [(3, 40, 60)] * 2
+    assert whole[1][0, 0, 29] == image[0, 0, 0]
+
+
+def test_collate_views():
+    crops = [(torch.full((10, 3, 4, 4), i), i) for i in range(3)]
+    images, labels = collate_views(crops)
+    assert images.shape == (3, 10, 3, 4, 4) and labels.tolist() == [0, 1, 2] and labels.dtype == torch.int64
+    whole = [([torch.zeros(3, i, 5), torch.zeros(3, 6, i)], i) for i in (1, 2)]
+    images, labels = collate_views(whole)
+    assert [[tuple(view.shape) for view in views] for views in images] == [
+        [(3, 1, 5), (3, 6, 1)],
+        [(3, 2, 5), (3, 6, 2)],
+    ]
+    assert labels.tolist() == [1, 2] and labels.dtype == torch.int64
+
+
+def test_wrong_sides_of_tests_are_refused():
+    with pytest.raises(InputError, match=r"TenCropView\n.*crop = 257, shorter side = 256"):
+        TenCropView(crop=257)
+    with pytest.raises(InputError, match=r"WholeView\n.*crop = 224, shorter side = 200"):
+        WholeView(sides=(200, 300))
+    for sides in ((256, 224), (256, 256), ()):
+        with pytest.raises(InputError, match="one or more sides, each once, rising"):
+            WholeView(sides=sides)

@@ -22,6 +22,16 @@ def test_one_level_by_hand():
     assert_close(found, torch.cat([cell + torch.tensor([x, y, x, y]) for x, y in shifts]))
 
 
+def test_corners_that_are_not_rounded():
+    # Halves of 32 sqrt(2) and 32 / sqrt(2): 22.627 and 11.314.
+    wide, high = 22.627417, 11.313708
+    cell = torch.tensor([[-wide, -high, wide, high], [-16, -16, 16, 16], [-high, -wide, high, wide]])
+    (found,) = Anchors([(32,)], [8], rounded=False)(maps((1, 2)))
+    assert_close(found, torch.cat([cell, cell + torch.tensor([8.0, 0, 8, 0])]))
+    width, height = (found[:, 2:] - found[:, :2]).T
+    assert_close(width * height, torch.full((6,), 32.0**2))
+
+
 def test_sizes_and_ratios():
     anchors = Anchors([(64, 128, 256)], [16], ratios=(0.5, 2.0))
     assert anchors.per_cell == 6

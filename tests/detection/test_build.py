@@ -77,6 +77,35 @@ def test_fpn_settings_arrive():
     assert head.class_logits.out_features == 8 and head.embedding.fc6.in_features == 8 * 7 * 7
 
 
+@pytest.mark.parametrize(
+    ("build", "small"),
+    [
+        (faster_rcnn_c4, {"backbone": "resnet18-half", "pooling": "align"}),
+        (faster_rcnn_fpn, {"backbone": "resnet18-half", "pyramid_channels": 8, "head_width": 8}),
+    ],
+)
+def test_conventions_arrive(build, small):
+    usual = build(num_classes=2, **small)
+    pooling = usual.roi_head.pooling
+    assert not usual.preprocess.antialias and not usual.roi_head.has_context
+    assert all((cell == cell.round()).all() for cell in usual.rpn.anchors.cells)
+    assert (pooling.half_pixel, pooling.samples) == (True, 2)
+    other = build(
+        num_classes=2,
+        context=True,
+        antialias=True,
+        rounded_anchors=False,
+        half_pixel=False,
+        align_samples=0,
+        **small,
+    )
+    pooling = other.roi_head.pooling
+    assert other.preprocess.antialias and other.roi_head.has_context
+    assert not any((cell == cell.round()).all() for cell in other.rpn.anchors.cells)
+    assert (pooling.half_pixel, pooling.samples) == (False, 0)
+    assert other.roi_head.class_logits.in_features == 2 * usual.roi_head.class_logits.in_features
+
+
 def test_frozen_parts():
     small = {"backbone": "resnet18-half", "num_classes": 2, "pyramid_channels": 8}
     frozen = faster_rcnn_fpn(**small)

@@ -30,9 +30,7 @@ def test_score_regions_by_hand():
 
 def test_score_regions_class_agnostic():
     proposals = Proposals(torch.rand(2, 5, 4), torch.zeros(2, 5), torch.ones(2, 5, dtype=torch.bool))
-    for scored in score_regions(
-        Predictions(torch.zeros(10, 4), torch.zeros(10, 1, 4)), proposals, torch.ones(2, 4)
-    ):
+    for scored in score_regions(Predictions(torch.zeros(10, 4), torch.zeros(10, 1, 4)), proposals, torch.ones(2, 4)):
         assert scored.boxes.shape == (5, 1, 4) and scored.probabilities.shape == (5, 3)
 
 

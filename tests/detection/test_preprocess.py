@@ -53,6 +53,40 @@ def test_one_of_several_sides():
     assert {preprocess.eval()(pair).input_hw[0] for _ in range(10)} == {(96, 96)}
 
 
+@pytest.mark.parametrize(
+    ("shorter_side", "expected"),
+    [
+        (300, [(300, 400), (400, 300), (500, 125)]),  # the bound goes down to 500: 300 would be 1200 long
+        (600, [(600, 800), (800, 600), (1000, 250)]),  # the net's own
+        (900, [(900, 1200), (1200, 900), (1500, 375)]),  # and up to 1500
+        (40, [(40, 53), (53, 40), (66, 16)]),  # 53.3; the bound of 66.67 by the factor 66.67 / 1200: 66.67, 16.67
+    ],
+)
+@pytest.mark.parametrize("training", [False, True])
+def test_another_side_takes_the_bound_with_it(shorter_side, expected, training):
+    preprocess = Preprocess((500, 600), 1000, multiple=1).train(training)  # several: the bound is that of the last
+    images = [grey(0, hw) for hw in ((480, 640), (640, 480), (1200, 300))]
+    batch = preprocess(images, shorter_side)
+    assert batch.input_hw == expected
+    assert batch.pixels.shape[2:] == tuple(max(hw[axis] for hw in expected) for axis in (0, 1))
+    assert preprocess.test_side == 600
+    if not training:
+        assert preprocess(images).input_hw == [(600, 800), (800, 600), (1000, 250)]
+
+
+def test_antialias_by_hand():
+    # Columns 0, 0, 0, 255 at half the width. Between the middle two of each pair: 0, 127.5. With the blur each pixel is
+    # a triangle of 4 columns, weights 1 3 3 1, cut at the border: (3 3 1) / 7 of 0, 0, 0; (1 3 3) / 7 of 0, 0, 255.
+    image = torch.tensor([0, 0, 0, 255], dtype=torch.uint8).expand(3, 4, 4)
+    for antialias, expected in ((False, [0.0, 127.5]), (True, [0.0, 255 * 3 / 7])):
+        preprocess = Preprocess(2, 100, antialias=antialias, mean=(0, 0, 0), std=(1, 1, 1), multiple=1)
+        batch = preprocess([image])
+        assert_close(batch.pixels, torch.tensor(expected).expand(1, 3, 2, 2))
+        # Growing needs no blur: 0, 0, 0, 0, 0, 63.75, 191.25, 255.
+        grown = preprocess([image], 8).pixels[0, 0, 0]
+        assert_close(grown, torch.tensor([0, 0, 0, 0, 0, 63.75, 191.25, 255]))
+
+
 def test_boxes_go_there_and_back_exactly_per_axis():
     # 70 x 95 at shorter side 50: the width of 67.86 is cut to 67, so the axes have ratios of their own.
     preprocess = Preprocess(50, 1000)

@@ -1,0 +1,13 @@
+"""Plain-56, without shortcuts, on CIFAR-10 (the paper, section 4.2).
+
+Command:  python tools/train_cls.py configs/cifar10_plain56.py
+Cost:     64,000 steps of 128 images at 126 million multiply-adds each way forward.
+Expected: no figure in the paper's tables; in its Fig. 6 deeper plain nets are worse.
+"""
+
+from mmengine.config import read_base
+
+with read_base():
+    from ._base_.cifar10 import *
+
+model.update(backbone="cifar-plain56")

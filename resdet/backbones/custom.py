@@ -1,0 +1,133 @@
+"""Make your own residual net: a description of scalars, registered under a name, from a config or from code.
+
+In a config::
+
+    backbone = dict(
+        type=define_net,
+        name="mine",
+        stem="deep",
+        stages=(("basic", 2, 32, 1), ("basic", 2, 64, 2), ("basic", 2, 128, 2), ("basic", 2, 256, 2)),
+        shortcut="C",
+    )
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Literal, NamedTuple, get_args
+
+import torch
+
+from resdet.backbones.blocks import BasicBlock, Bottleneck, PreBasicBlock, PreBottleneck
+from resdet.backbones.counting import count
+from resdet.backbones.registry import BACKBONES, Backbone
+from resdet.backbones.resnet import ResidualNet, Stage, StemName
+from resdet.errors import InputError, nearest
+
+Order = Literal["post", "pre"]
+BLOCKS = {
+    "post": {"basic": BasicBlock, "bottleneck": Bottleneck},
+    "pre": {"basic": PreBasicBlock, "bottleneck": PreBottleneck},
+}
+"""By activation order (BN and ReLU after or before the convolution) and by name."""
+
+
+class NetDescription(NamedTuple):
+    """A residual net in plain values; called with a number of classes it builds one."""
+
+    stem: StemName
+    stages: tuple[tuple[str, int, int, int], ...]
+    shortcut: str
+    order: Order
+    dropout: float
+
+    def __call__(self, num_classes: int) -> ResidualNet:
+        """A net with random weights."""
+        return residual_net(**self._asdict(), num_classes=num_classes)
+
+
+def residual_net(
+    *,
+    stem: StemName,
+    stages: Sequence[tuple[str, int, int, int]],
+    shortcut: str = "B",
+    order: Order = "post",
+    dropout: float = 0.0,
+    num_classes: int = 1000,
+) -> ResidualNet:
+    """A residual net from scalars.
+
+    Args:
+        stem: ``"imagenet"``, ``"deep"`` (both stride 4) or ``"cifar"`` (stride 1), as wide as the first stage.
+        stages: (block, depth, width, stride) of each: ``"basic"`` or ``"bottleneck"`` (whose output has 4 times its
+            width), number of blocks, channels, stride of the first block.
+        shortcut: a name of :data:`resdet.backbones.shortcuts.SHORTCUTS`.
+        order: ``"post"`` (convolution, BN, ReLU: the paper) or ``"pre"`` (BN, ReLU, convolution: He et al. 2016).
+        dropout: share of the pooled features dropped before the linear layer.
+        num_classes: K.
+
+    Raises:
+        InputError: an unknown name, or a stage that is not four such values.
+    """
+    if order not in get_args(Order):
+        raise InputError("residual_net(order=...)", found=repr(order), needed=nearest(str(order), get_args(Order)))
+    if not 0 <= dropout < 1:
+        raise InputError("residual_net(dropout=...)", found=dropout, needed="a share in [0, 1)")
+    if not stages:
+        raise InputError("residual_net(stages=...)", found="none", needed="at least one (block, depth, width, stride)")
+    rows = [_stage(number, row, shortcut=shortcut, order=order) for number, row in enumerate(stages, start=1)]
+    return ResidualNet(stem, rows, num_classes=num_classes, preactivation=order == "pre", dropout=dropout)
+
+
+def define_net(
+    *,
+    name: str,
+    stem: StemName,
+    stages: Sequence[tuple[str, int, int, int]],
+    shortcut: str = "B",
+    order: Order = "post",
+    dropout: float = 0.0,
+) -> str:
+    """Register a described net, so that ``backbone="<name>"`` builds it. To say the same twice is no error.
+
+    A net with the ImageNet or deep stem, four stages and the order ``"post"`` serves as a detector's backbone.
+
+    Args:
+        name: free, without a slash.
+        stem: as in :func:`residual_net`, like all that follow.
+        stages: (block, depth, width, stride) of each.
+        shortcut: of every block.
+        order: of BN, ReLU and convolution.
+        dropout: before the linear layer.
+
+    Returns:
+        The name.
+
+    Raises:
+        InputError: the name is taken by another net; the description is wrong.
+    """
+    rows = tuple(tuple(row) if isinstance(row, (tuple, list)) else row for row in stages)
+    description = NetDescription(stem, rows, shortcut, order, dropout)
+    if name in BACKBONES and BACKBONES[name].builder == description:
+        return name
+    side, classes = (32, 10) if stem == "cifar" else (224, 1000)
+    with torch.device("meta"):  # facts without weights
+        net = description(classes)
+    facts = count(net, (side, side))._asdict()
+    entry = Backbone(description, net.channels, net.strides, **facts, image_side=side, classes=classes)
+    BACKBONES.add(name, entry)
+    return name
+
+
+def _stage(number: int, row: Any, *, shortcut: str, order: Order) -> Stage:
+    where, needed = f"stage {number} of a net", "(block, depth, width, stride), as in ('basic', 2, 64, 1)"
+    if not isinstance(row, (tuple, list)) or len(row) != 4:
+        raise InputError(where, found=repr(row), needed=needed)
+    name, *numbers = row
+    if name not in BLOCKS[order]:
+        raise InputError(f"{where}, block", found=repr(name), needed=nearest(str(name), BLOCKS[order]))
+    if not all(type(value) is int and value >= 1 for value in numbers):
+        raise InputError(where, found=repr(row), needed=f"{needed}: whole numbers from 1 on")
+    block = BLOCKS[order][name]
+    return Stage(partial(block, shortcut=shortcut), *numbers, expansion=block.expansion)

@@ -1,0 +1,395 @@
+"""CIFAR-10 and CIFAR-100 in memory, from the published files or from folders of images (section 4.2 of the paper).
+
+=================  =====================================================================================
+form               what ``root`` may be
+=================  =====================================================================================
+Python version     ``cifar-10-python.tar.gz``, ``cifar-100-python.tar.gz``, or the folder in them
+binary version     ``cifar-10-binary.tar.gz``, ``cifar-100-binary.tar.gz``, or the folder in them
+images             ``train/<class>/*.png`` and ``test/<class>/*.png`` (or .jpg, ...), as a folder, zip or tar
+=================  =====================================================================================
+
+Archives are read where they are. Whatever the form, images come class by class, in the order of the files within a
+class, so that an index (and with it a split or a batch) means the same image in all forms.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import os
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from lzma import LZMAError
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from resdet.backbones.unpickle import ArrayUnpickler
+from resdet.datasets.folder import SUFFIXES
+from resdet.errors import InputError, nearest
+
+logger = logging.getLogger(__name__)
+
+SIDE = 32
+PIXELS = 3 * SIDE * SIDE
+"""Bytes of an image: a plane of red, one of green, one of blue."""
+SPLITS = ("train", "test", "train45k", "val5k")
+SPLIT_SEED = 0
+"""Of the 45k/5k split. The paper does not say which images it held out."""
+LAYOUTS = (
+    "cifar-10-python.tar.gz, cifar-100-python.tar.gz, their binary versions, the folder in one of these, "
+    "or train/<class>/*.png and test/<class>/*.png as a folder or a zip"
+)
+UNREADABLE = (OSError, EOFError, RuntimeError, zlib.error, LZMAError, zipfile.BadZipFile, tarfile.TarError)
+"""What a file that is cut, damaged, locked or of another kind raises; of an encrypted zip it is a RuntimeError."""
+
+
+@dataclass(frozen=True, eq=False)
+class ArrayData:
+    """A classification set that fits in memory."""
+
+    images: Tensor
+    """(n, 3, H, W) uint8 RGB."""
+    labels: Tensor
+    """(n,) int64 in [0, K)."""
+    classes: tuple[str, ...]
+    """K names; index = label."""
+    source: str
+    """Where it was read, for messages."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+class Original(NamedTuple):
+    """One published form (https://www.cs.toronto.edu/~kriz/cifar.html)."""
+
+    name: str
+    classes: int
+    rows: Mapping[str, Mapping[str, int]]
+    """For each split: its files, and the images in each."""
+    meta: str
+    """The file of class names."""
+    labels: str | int
+    """Pickles: the key of the labels. Binary: the byte that is the label; the pixels follow it."""
+    names: str = ""
+    """Pickles: the key of the class names."""
+
+
+_TEN = {"train": {f"data_batch_{i}": 10_000 for i in range(1, 6)}, "test": {"test_batch": 10_000}}
+_HUNDRED = {"train": {"train": 50_000}, "test": {"test": 10_000}}
+_TEN_BINARY, _HUNDRED_BINARY = (
+    {split: {f"{file}.bin": rows for file, rows in files.items()} for split, files in each.items()}
+    for each in (_TEN, _HUNDRED)
+)
+ORIGINALS = (
+    Original("cifar10", 10, _TEN, "batches.meta", "labels", "label_names"),
+    Original("cifar100", 100, _HUNDRED, "meta", "fine_labels", "fine_label_names"),
+    Original("cifar10", 10, _TEN_BINARY, "batches.meta.txt", 0),
+    Original("cifar100", 100, _HUNDRED_BINARY, "fine_label_names.txt", 1),
+)
+
+
+def read_cifar(root: str | Path, *, split: str, name: str = "cifar10") -> ArrayData:
+    """Read one split.
+
+    Decoded images are kept beside ``root`` as ``<root>.<split>.npz`` where that can be written, and read from there as
+    long as ``root`` has the same size and time.
+
+    Args:
+        root: see the table above. An archive may have one leading folder.
+        split: ``train`` (50,000), ``test`` (10,000), or the paper's division of the former: ``train45k`` and ``val5k``.
+            The latter are 5,000 images drawn once for all, the same on every machine; its classes are balanced as far
+            as chance has it (CIFAR-10: 475 to 521 of each).
+        name: ``cifar10`` or ``cifar100``: which of the published sets is expected. Folders of images have the classes
+            that they have, and may have any number of images.
+
+    Raises:
+        InputError: ``root`` is missing, damaged, in none of these forms or of the other set; a file of it is missing or
+            has another size; a label is out of range; an image does not decode or is not 32 x 32 RGB; a class folder is
+            empty; train and test have different classes.
+    """
+    for value, known in ((split, SPLITS), (name, ("cifar10", "cifar100"))):
+        if value not in known:
+            raise InputError(f"CIFAR in {root}", found=f"{value!r}", needed=nearest(value, known))
+    if not os.path.exists(root):
+        raise InputError(f"CIFAR in {root}", found="no such file or folder", needed=LAYOUTS)
+    whole = "test" if split == "test" else "train"
+    data = _read_cache(root, whole) or _read(root, whole, name)
+    if split == whole:
+        return data
+    if len(data) != 50_000:
+        raise InputError(f"{root}, split {split}", found=f"{len(data):,} images in train", needed="50,000")
+    rows = split_rows()[0 if split == "train45k" else 1]
+    return ArrayData(data.images[rows], data.labels[rows], data.classes, f"{root}, {split}")
+
+
+def split_rows() -> tuple[Tensor, Tensor]:
+    """The rows of ``train45k`` and ``val5k`` in ``train``, both rising: (45,000,) and (5,000,) int64."""
+    # The raw numbers of a bit generator are guaranteed to stay as they are; a Generator's permutation is not.
+    order = np.argsort(np.random.PCG64(SPLIT_SEED).random_raw(50_000), kind="stable")
+    held_out, kept = np.split(order, [5_000])
+    return torch.from_numpy(np.sort(kept)), torch.from_numpy(np.sort(held_out))
+
+
+def _read(root: str | Path, split: str, name: str) -> ArrayData:
+    with _opened(root) as tree:
+        names = set(tree.names)
+        original = next((form for form in ORIGINALS if _files(form) & names), None)
+        if original and original.name != name:
+            raise InputError(f"CIFAR in {root}", found=f"the files of {original.name}", needed=f"those of {name}")
+        if original:
+            return _read_original(tree, split, original, root)
+        fingerprint = _fingerprint(root)
+        data = _read_images(tree, split, root)
+    _write_cache(data, root, split, fingerprint)
+    return data
+
+
+# ------------------------------------------------------------------------------------------------------ places
+
+
+class _Tree(NamedTuple):
+    """The content of a folder or an archive."""
+
+    names: Sequence[str]
+    """Files, and folders with "/" at the end, below the leading folder if there is one; in the order of storage."""
+    read: Callable[[str], bytes]
+
+
+@contextmanager
+def _opened(root: str | Path) -> Iterator[_Tree]:
+    try:
+        if os.path.isdir(root):
+            yield _Tree(_walk(root), lambda name: Path(root, name).read_bytes())
+        elif zipfile.is_zipfile(root):
+            with zipfile.ZipFile(root) as archive:
+                short = _shorten(archive.namelist())
+                yield _Tree(list(short), lambda name: archive.read(short[name]))
+        else:
+            with tarfile.open(root) as archive:
+                members = {member.name + "/" * member.isdir(): member for member in archive}
+                short = _shorten([name for name, member in members.items() if member.isdir() or member.isfile()])
+                yield _Tree(list(short), lambda name: archive.extractfile(members[short[name]]).read())
+    except UNREADABLE as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0].rstrip(":")
+        raise InputError(
+            f"CIFAR in {root}", found=f"damaged, or no archive ({reason})", needed=f"a whole one of {LAYOUTS}"
+        ) from error
+
+
+def _walk(root: str | Path) -> list[str]:
+    """What is in the folder, and all that is below ``train`` and ``test``."""
+    names = []
+    for path, folders, files in os.walk(root, followlinks=True):
+        below = os.path.relpath(path, root).replace(os.sep, "/").removeprefix(".")
+        folders[:] = sorted(f for f in folders if not f.startswith("."))
+        names += [f"{below}/{name}".removeprefix("/") for name in [f"{f}/" for f in folders] + sorted(files)]
+        if not below:
+            folders[:] = [f for f in folders if f in ("train", "test")]
+    return [name for name in names if not name.rpartition("/")[2].startswith(".")]
+
+
+def _shorten(names: Sequence[str]) -> dict[str, str]:
+    """Names without the one folder that holds everything, and without hidden files, to full names."""
+    shown = {n.removeprefix("./"): n for n in names}
+    shown = {s: n for s, n in shown.items() if s and not any(p[:1] == "." or p == "__MACOSX" for p in s.split("/"))}
+    tops = {short.split("/")[0] for short in shown}
+    if len(tops) == 1 and all("/" in short for short in shown) and not tops & {"train", "test"}:
+        shown = {short.partition("/")[2]: name for short, name in shown.items() if short.partition("/")[2]}
+    return shown
+
+
+# ------------------------------------------------------------------------------------------------------ published files
+
+
+def _files(form: Original) -> set[str]:
+    return {form.meta, *form.rows["train"], *form.rows["test"]}
+
+
+def _read_original(tree: _Tree, split: str, form: Original, root: str | Path) -> ArrayData:
+    files = form.rows[split]
+    missing = sorted({form.meta, *files} - set(tree.names))
+    if missing:
+        raise InputError(f"{form.name} in {root}", found=f"no file {', '.join(missing)}", needed=", ".join(files))
+    # In the order of storage: going back in a compressed archive means to decompress it again from its start.
+    content = {name: tree.read(name) for name in tree.names if name in files or name == form.meta}
+    batch, names = (_binary_batch, _text_names) if isinstance(form.labels, int) else (_pickled_batch, _pickled_names)
+    classes = names(content[form.meta], form, f"{root}: {form.meta}")
+    if len(classes) != form.classes:
+        raise InputError(f"{root}: {form.meta}", found=f"{len(classes)} class names", needed=str(form.classes))
+    pixels, labels = [], []
+    for file, rows in files.items():
+        one_pixels, one_labels = batch(content.pop(file), rows, form, f"{root}: {file}")
+        outside = one_labels[(one_labels < 0) | (one_labels >= form.classes)]
+        if len(outside):
+            raise InputError(
+                f"{root}: {file}", found=f"label {outside[0]}", needed=f"labels from 0 to {form.classes - 1}"
+            )
+        pixels.append(one_pixels)
+        labels.append(one_labels)
+    joined = np.concatenate(labels)
+    by_class = np.argsort(joined, kind="stable")
+    images = np.concatenate(pixels)[by_class].reshape(-1, 3, SIDE, SIDE)
+    return ArrayData(torch.from_numpy(images), torch.from_numpy(joined[by_class]), classes, f"{root}, {split}")
+
+
+def _binary_batch(content: bytes, rows: int, form: Original, where: str) -> tuple[np.ndarray, np.ndarray]:
+    width = form.labels + 1 + PIXELS
+    if len(content) != rows * width:
+        needed = f"{rows:,} rows of {width:,} bytes = {rows * width:,}"
+        raise InputError(where, found=f"{len(content):,} bytes", needed=needed)
+    table = np.frombuffer(content, dtype=np.uint8).reshape(rows, width)
+    return table[:, form.labels + 1 :], table[:, form.labels].astype(np.int64)
+
+
+def _text_names(content: bytes, form: Original, where: str) -> tuple[str, ...]:
+    return tuple(content.decode("latin1").split())
+
+
+def _pickled_batch(content: bytes, rows: int, form: Original, where: str) -> tuple[np.ndarray, np.ndarray]:
+    batch = _unpickle(content, ("data", form.labels), where)
+    pixels, labels = batch["data"], batch[form.labels]
+    if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.shape != (rows, PIXELS):
+        shape = f"{pixels.dtype} of shape {pixels.shape}" if isinstance(pixels, np.ndarray) else type(pixels).__name__
+        raise InputError(where, found=f"data: {shape}", needed=f"uint8 of shape ({rows}, {PIXELS})")
+    if not isinstance(labels, list) or len(labels) != rows or not all(type(label) is int for label in labels):
+        count = f" of {len(labels):,}" if isinstance(labels, list) else ""
+        raise InputError(
+            where, found=f"{form.labels}: {type(labels).__name__}{count}", needed=f"{rows:,} whole numbers"
+        )
+    return pixels, np.array(labels, dtype=np.int64)
+
+
+def _pickled_names(content: bytes, form: Original, where: str) -> tuple[str, ...]:
+    names = _unpickle(content, (form.names,), where)[form.names]
+    return tuple(map(str, names)) if isinstance(names, (list, tuple)) else ()
+
+
+def _unpickle(content: bytes, keys: Sequence[str], where: str) -> dict:
+    """A dict with these keys, from a pickle of arrays and containers only."""
+    needed = f"a pickled dict with {' and '.join(keys)}, as published"
+    try:
+        batch = ArrayUnpickler(io.BytesIO(content), encoding="latin1").load()  # texts of Python 2 hold bytes
+    except Exception as error:  # a damaged or hostile pickle can fail in any way
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(where, found=f"damaged, or no pickle of arrays ({reason})", needed=needed) from error
+    if not isinstance(batch, dict) or not set(keys) <= batch.keys():
+        found = f"keys {', '.join(map(str, batch))}" if isinstance(batch, dict) else type(batch).__name__
+        raise InputError(where, found=found, needed=needed)
+    return batch
+
+
+# ------------------------------------------------------------------------------------------------------ image files
+
+
+def _read_images(tree: _Tree, split: str, root: str | Path) -> ArrayData:
+    members: dict[str, dict[str, list[str]]] = {"train": {}, "test": {}}  # split, class, names
+    for name in tree.names:
+        folder, _, rest = name.partition("/")
+        label, slash, _ = rest.partition("/")
+        if folder in members and slash:
+            files = members[folder].setdefault(label, [])
+            if name.lower().endswith(SUFFIXES):
+                files.append(name)
+    by_class = members[split]
+    if not by_class:
+        tops = sorted({name.split("/")[0] for name in tree.names})
+        raise InputError(f"CIFAR in {root}", found=f"no {split}/<class>/, but {_listing(tops)}", needed=LAYOUTS)
+    here, there = (set(members[s]) for s in ("train", "test"))
+    if here and there and here != there:
+        found = (
+            f"classes only in train: {_listing(sorted(here - there))}; only in test: {_listing(sorted(there - here))}"
+        )
+        raise InputError(f"CIFAR in {root}", found=found, needed="the same class folders in train and test")
+    classes = tuple(sorted(by_class))
+    empty = [name for name in classes if not by_class[name]]
+    if empty:
+        found = f"{len(empty)} of {len(classes)} class folders without an image: {_listing(empty)}"
+        raise InputError(f"{root}: {split}", found=found, needed=f"at least one ({' '.join(SUFFIXES)}) in each")
+
+    row = {name: i for i, name in enumerate(name for label in classes for name in sorted(by_class[label]))}
+    logger.info("decoding %s images of %s", f"{len(row):,}", root)
+    images = np.empty((len(row), 3, SIDE, SIDE), dtype=np.uint8)
+    for name in tree.names:
+        if name in row:
+            images[row[name]] = _decode(tree.read(name), f"{root}: {name}").transpose(2, 0, 1)
+    labels = np.repeat(np.arange(len(classes)), [len(by_class[label]) for label in classes]).astype(np.int64)
+    return ArrayData(torch.from_numpy(images), torch.from_numpy(labels), classes, f"{root}, {split}")
+
+
+def _decode(content: bytes, where: str) -> np.ndarray:
+    needed = f"a whole image of {SIDE} x {SIDE} RGB pixels"
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            (width, height), mode = image.size, image.mode
+            if (width, height, mode) == (SIDE, SIDE, "RGB"):
+                return np.asarray(image)
+    except Exception as error:  # Pillow's decoders raise whatever they stumble on
+        found = f"does not decode ({len(content):,} bytes; {type(error).__name__}: {error})"
+        raise InputError(where, found=found, needed=needed) from error
+    raise InputError(where, found=f"{width} x {height} pixels, {mode}", needed=needed)
+
+
+def _listing(names: Sequence[str]) -> str:
+    return (", ".join(names[:5]) or "none") + (f", and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+# ------------------------------------------------------------------------------------------------------ decoded images
+
+
+def _cache_path(root: str | Path, split: str) -> str:
+    return f"{os.path.abspath(root)}.{split}.npz"
+
+
+def _fingerprint(root: str | Path) -> str:
+    """What changes when the source does: sizes and times of its files."""
+    names = _walk(root) if os.path.isdir(root) else [""]
+    digest = hashlib.sha256()
+    for name in names:
+        stat = os.stat(os.path.join(root, name) if name else root)
+        digest.update(f"{name} {stat.st_size} {stat.st_mtime_ns}\n".encode("utf8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def _read_cache(root: str | Path, split: str) -> ArrayData | None:
+    path = _cache_path(root, split)
+    if not os.path.isfile(path):
+        return None
+    try:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as kept:
+            if str(kept["fingerprint"]) != _fingerprint(root):
+                return None
+            images, labels, classes = kept["images"], kept["labels"], tuple(kept["classes"].tolist())
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):  # not ours, or cut: read anew
+        return None
+    return ArrayData(torch.from_numpy(images), torch.from_numpy(labels), classes, f"{root}, {split}")
+
+
+def _write_cache(data: ArrayData, root: str | Path, split: str, fingerprint: str) -> None:
+    """Whole or not at all; where nothing can be written, the images are decoded each time."""
+    path = _cache_path(root, split)
+    beside = f"{path}.{os.getpid()}"
+    try:
+        with open(beside, "wb") as file:
+            np.savez(
+                file,
+                images=data.images.numpy(),
+                labels=data.labels.numpy(),
+                classes=np.array(data.classes),
+                fingerprint=np.array(fingerprint),
+            )
+        os.replace(beside, path)
+    except OSError as error:
+        logger.info("decoded images are not kept: %s", error)
+    finally:
+        Path(beside).unlink(missing_ok=True)

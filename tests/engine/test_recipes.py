@@ -1,0 +1,166 @@
+"""What the recipes of classification need besides a step: a warm-up by error, several seeds, mixing, weight decay."""
+
+from __future__ import annotations
+
+import json
+import logging
+import statistics
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from resdet import cli
+from resdet.classification.build import classifier
+from resdet.engine.config import load_config
+from resdet.engine.hooks import ErrorWarmup
+from resdet.engine.optim import build_optimizer
+from resdet.engine.runner import read_checkpoint
+from resdet.engine.settings import Optimizer
+from resdet.engine.train import train, train_seeds
+from resdet.errors import InputError
+
+
+class Run:
+    """A runner as far as the hook knows one."""
+
+    def __init__(self, lr: float = 0.1) -> None:
+        self.optim_wrapper = SimpleNamespace(param_groups=[{"lr": lr}, {"lr": 2 * lr}])
+        self.iter, self.logger = 0, logging.getLogger("test")
+
+    @property
+    def rates(self) -> list[float]:
+        return [group["lr"] for group in self.optim_wrapper.param_groups]
+
+    def step(self, hook: ErrorWarmup, error: float) -> None:
+        hook.after_train_iter(self, 0, outputs={"error": torch.tensor(error)})
+        self.iter += 1
+
+
+@pytest.fixture(autouse=True)
+def short_window(monkeypatch):
+    monkeypatch.setattr(ErrorWarmup, "WINDOW", 3)
+
+
+def test_the_warm_up_ends_with_the_error():
+    run, hook = Run(), ErrorWarmup(factor=0.1, error=0.8, steps=100)
+    hook.before_train(run)
+    assert run.rates == pytest.approx([0.01, 0.02])
+    for error in (0.1, 0.9, 0.9, 0.9):  # the third: (0.1 + 0.9 + 0.9) / 3 = 0.63 < 0.8
+        assert hook.warming == (run.iter < 3)
+        run.step(hook, error)
+    assert run.rates == pytest.approx([0.1, 0.2])
+    other = Run()
+    hook = ErrorWarmup(factor=0.1, error=0.8, steps=100)
+    hook.before_train(other)
+    for error in (0.9, 0.9, 0.9, 0.75, 0.75):  # 0.85, then 0.8: not below; then 0.75
+        other.step(hook, error)
+    assert hook.warming is False or other.rates == pytest.approx([0.01, 0.02])
+    other.step(hook, 0.75)
+    assert other.rates == pytest.approx([0.1, 0.2])
+
+
+def test_it_ends_at_its_bound_whatever_the_error():
+    run, hook = Run(), ErrorWarmup(factor=0.1, error=0.8, steps=4)
+    hook.before_train(run)
+    for _ in range(3):
+        run.step(hook, 0.95)
+    assert run.rates == pytest.approx([0.01, 0.02])
+    run.step(hook, 0.95)
+    assert run.rates == pytest.approx([0.1, 0.2])
+
+
+def test_a_resumed_warm_up_goes_on():
+    run, hook = Run(), ErrorWarmup(factor=0.1, error=0.8, steps=100)
+    hook.before_train(run)
+    run.step(hook, 0.7)
+    run.step(hook, 0.7)
+    checkpoint = {"meta": {}}
+    hook.before_save_checkpoint(run, checkpoint)
+    again = ErrorWarmup(factor=0.1, error=0.8, steps=100)
+    again.after_load_checkpoint(run, checkpoint)
+    again.before_train(run)  # the rate is low already, in the optimizer's state
+    assert run.rates == pytest.approx([0.01, 0.02])
+    run.step(again, 0.7)
+    assert run.rates == pytest.approx([0.1, 0.2])
+    done = ErrorWarmup(factor=0.1, error=0.8, steps=100)
+    again.before_save_checkpoint(run, checkpoint)
+    done.after_load_checkpoint(run, checkpoint)
+    done.before_train(run)
+    assert run.rates == pytest.approx([0.1, 0.2])
+
+
+def test_a_run_with_it_and_its_resumption(cls_config, tmp_path):
+    said = ["schedule.warmup_error=0.0", "schedule.warmup_steps=5", "schedule.warmup_factor=0.1"]
+    rate = []
+    for folder, lengths in (("whole", (6,)), ("parts", (2, 6))):
+        for length in lengths:
+            config = load_config(cls_config, [*said, f"schedule.length={length}", f"schedule.validate_every={length}"])
+            train(config, work_dir=tmp_path / folder, resume="auto")
+            rate.append(read_checkpoint(tmp_path / folder / "last.pth")["optimizer"]["param_groups"][0]["lr"])
+    assert rate == pytest.approx([0.02, 0.002, 0.02])
+    whole, parts = (read_checkpoint(tmp_path / name / "last.pth")["state_dict"] for name in ("whole", "parts"))
+    for key, value in whole.items():
+        assert torch.equal(value, parts[key]), key
+
+
+def test_it_is_for_classification_with_steps(cls_config, det_config, tmp_path):
+    for config, options in ((det_config, []), (cls_config, ["schedule.policy='cosine'"])):
+        with pytest.raises(InputError, match=r"schedule.warmup_error"):
+            train(load_config(config, ["schedule.warmup_error=0.5", *options]), work_dir=tmp_path)
+
+
+def test_seeds(cls_config, tmp_path, capsys):
+    options = ["schedule.length=2", "schedule.validate_every=2"]
+    configs = {seed: load_config(cls_config, [*options, f"run.seed={seed}"]) for seed in (0, 3)}
+    summary = train_seeds(configs, work_dir=tmp_path / "a")
+    content = json.loads((tmp_path / "a" / "seeds.json").read_text())
+    values = [content["runs"][seed]["top1_error"] for seed in ("0", "3")]
+    assert summary["top1_error"] == pytest.approx((statistics.fmean(values), statistics.stdev(values)))
+    alone = train(configs[3], work_dir=tmp_path / "b")
+    assert alone["top1_error"] == values[1]
+    with pytest.raises(InputError, match="--resume alone"):
+        train_seeds(configs, work_dir=tmp_path / "a", resume="last.pth")
+    command = [str(cls_config), "--seeds", "0", "3", "--work-dir", str(tmp_path / "a"), "--resume"]
+    cli.train("classification", "", [*command, "--cfg-options", *options])
+    mean, deviation = summary["top1_error"]
+    assert f"top1_error       {mean:.4f} ± {deviation:.4f}  over 2 seeds" in capsys.readouterr().out
+
+
+def test_normalisation_layers_may_decay_less():
+    net = classifier(backbone="resnet18-half", num_classes=3)
+    plain = build_optimizer(net, Optimizer(weight_decay=0.1), amp="off", lr=1.0)
+    split = build_optimizer(net, Optimizer(weight_decay=0.1, norm_weight_decay=0.0), amp="off", lr=1.0)
+    assert len(plain.param_groups) == 1
+    weights, norms = split.optimizer.param_groups
+    assert (weights["weight_decay"], norms["weight_decay"]) == (0.1, 0.0)
+    assert all(p.ndim == 1 for p in norms["params"]) and len(norms["params"]) == 2 * 20  # 20 BN layers
+    total = sum(p.numel() for group in (weights, norms) for p in group["params"])
+    assert total == sum(p.numel() for p in net.parameters())
+
+
+def test_mixing():
+    torch.manual_seed(0)
+    net = classifier(backbone="resnet18-half", num_classes=3, mixup=0.2, cutmix=1.0)
+    images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
+    labels = torch.tensor([0, 1, 2, 0])
+    seen = []
+    net.net.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
+    losses = [net.train().loss(images, labels) for _ in range(4)]
+    assert all(torch.isfinite(loss["loss_cls"]) and 0 <= loss["error"] <= 1 for loss in losses)
+    whole = net.normalise(images)
+    assert not any(torch.equal(views, whole) for views in seen)
+    seen.clear()
+    net.eval().loss(images, labels)
+    assert torch.equal(seen[0], whole)  # only in training
+    # Mixing by hand: half of each of two images, whose labels share the target.
+    half = classifier(backbone="resnet18-half", num_classes=3).train()
+    half.load_state_dict(net.state_dict())
+    half.mixing = lambda views, labels: (
+        (views + views.roll(1, 0)) / 2,
+        (torch.eye(3)[labels] + torch.eye(3)[labels.roll(1)]) / 2,
+    )
+    mixed = (whole + whole.roll(1, 0)) / 2
+    expected = half.net(mixed).log_softmax(1)
+    wanted = -(expected.gather(1, labels[:, None]) + expected.gather(1, labels.roll(1)[:, None])).mean() / 2
+    torch.testing.assert_close(half.loss(images, labels)["loss_cls"], wanted)

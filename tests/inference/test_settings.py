@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import pytest
+
+from resdet.errors import InputError
+from resdet.inference.settings import Inference, check
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"scales": (200, 400, 600, 800, 1000), "scale_proposals": "all"},  # the paper's
+        {"scales": (64,)},
+        {"vote": 1.0, "refine": 3, "region_side": 1},
+        {"flip": True, "merge": "wbf"},
+        {"sizes": (96, 64), "merge": "wbf"},  # in any order
+    ],
+)
+def test_what_makes_sense(settings):
+    check(Inference(**settings))
+
+
+@pytest.mark.parametrize(
+    ("settings", "found", "needed"),
+    [
+        ({"scales": (400, 200)}, "(400, 200)", "shorter sides in rising order, as (400, 600, 800)"),
+        ({"scales": (64, 64)}, "(64, 64)", "shorter sides in rising order, as (400, 600, 800)"),
+        ({"scales": (0, 64)}, "(0, 64)", "shorter sides in rising order, as (400, 600, 800)"),
+        ({"sizes": (64, 0)}, "(64, 0)", "shorter sides in pixels, 1 or more"),
+        ({"vote": 0.0}, "0.0", "an IoU in (0, 1]; the paper's is 0.5"),
+        ({"vote": 1.1}, "1.1", "an IoU in (0, 1]; the paper's is 0.5"),
+        ({"scale_proposals": "all"}, "'all' without test.scales", "test.scales=(...)"),
+        ({"merge": "wbf"}, "'wbf' with one look only", "test.flip=True or test.sizes=(...)"),
+        ({"refine": -1}, "-1", "0 or more"),
+        ({"region_side": 0.0}, "0.0", "1 or more"),
+        ({"sigma": 0.0}, "0.0", "1e-06 or more"),
+    ],
+)
+def test_what_makes_none(settings, found, needed):
+    with pytest.raises(InputError) as caught:
+        check(Inference(**settings))
+    name = next(iter(settings))
+    assert str(caught.value) == f"test.{name}\n  found:  {found}\n  needed: {needed}"
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (Inference(merge="wfb", flip=True), r"test.merge\n  found:  'wfb'\n.*wbf"),
+        (Inference(nms="soft"), "hard"),
+        (Inference(scale_proposals="every"), "one"),
+        (Inference(nms_iou=3.0), r"\[0, 1\]"),
+        (Inference(score_threshold=-0.1), r"\[0, 1\]"),
+        (Inference(max_per_image=0), "1 or more"),
+    ],
+)
+def test_values_out_of_range(settings, words):
+    with pytest.raises(InputError, match=words):
+        check(settings)
