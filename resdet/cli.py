@@ -232,7 +232,16 @@ def benchmark(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description="Time our ResNet-50-FPN beside torchvision's: same weights, images, threads, in turns in one run."
     )
-    parser.add_argument("work", nargs="+", choices=("infer", "train", "data"), help="what to measure")
+    parser.add_argument(
+        "work", nargs="+", choices=("infer", "train", "data", "cls"), help="what to measure; cls: cost of --configs"
+    )
+    parser.add_argument(
+        "--configs", nargs="+", default=[], metavar="FILE", help="classification configs: images/s, hours of the whole"
+    )
+    parser.add_argument(
+        "--batch-size", type=int, default=32, metavar="N", help="images of a step that cls times, at most (default: 32)"
+    )
+    parser.add_argument("--amp", choices=("off", "bf16", "fp16"), default="off", help="mixed precision of cls")
     parser.add_argument(
         "--sizes",
         nargs="+",
@@ -259,7 +268,18 @@ def benchmark(arguments: Sequence[str] | None = None) -> None:
             arrays, ours, lists = timing.worker_memory()
             rows.append({"work": "data", "arrays_mib": arrays, "worker_mib": ours, "worker_of_dicts_mib": lists})
             print(f"COCO-sized annotations: {arrays:.0f} MiB; a worker adds {ours:.1f} MiB, with dicts {lists:.0f} MiB")
-        timed = [work for work in args.work if work != "data"]
+        if "cls" in args.work:
+            from resdet.costs import training_cost
+
+            if not args.configs:
+                raise InputError("--configs", found="none", needed="classification configs for the work 'cls'")
+            print(f"{'':<32} {'images/s':>9} {'steps':>9} {'hours':>9}")
+            for path in args.configs:
+                cost = training_cost(path, batch_size=args.batch_size, runs=args.runs, amp=args.amp)
+                rows.append(cost)
+                name = Path(path).stem
+                print(f"{name:<32} {cost.images_per_second:>9.1f} {cost.steps:>9} {cost.hours:>9.1f}", flush=True)
+        timed = [work for work in args.work if work not in ("data", "cls")]
         if timed:
             print(f"{'':<36} {'ours':>9} {'torchvision':>12} {'ratio':>7}")
         for size in args.sizes:
@@ -437,6 +457,69 @@ def show_steps(arguments: Sequence[str] | None = None) -> None:
         print("\n".join(map(str, written)))
 
     run(main)
+
+
+def analyze(arguments: Sequence[str] | None = None) -> None:
+    """``tools/analyze_cls.py``."""
+    parser = argparse.ArgumentParser(description="Look into classification nets: each analysis a picture and a JSON.")
+    explained = "folder of what is written (default: analysis)"
+    parser.add_argument("--out", default="analysis", metavar="DIR", help=explained)
+    kinds = parser.add_subparsers(dest="analysis", required=True, metavar="ANALYSIS")
+
+    def kind(name: str, text: str) -> argparse.ArgumentParser:
+        added = kinds.add_parser(name, help=text, description=text)
+        added.add_argument("--out", default=argparse.SUPPRESS, metavar="DIR", help=explained)
+        return added
+
+    added = kind("curves", "training and test error of several runs (the paper's Figs. 1, 4 and 6)")
+    added.add_argument("runs", nargs="+", metavar="RUN", help="work dirs of tools/train_cls.py, or NAME=DIR")
+    added = kind("responses", "standard deviation of each 3x3 layer's response (Fig. 7), of one or more nets")
+    _add_nets(added, several=True, images="test images (default: all)")
+    added = kind("gradients", "norm of the loss gradient at each block and each weight, of one or more nets")
+    _add_nets(added, several=True, images="training images (default: 512)")
+    added = kind("lesions", "error with blocks deleted or swapped (Veit et al. 2016)")
+    _add_nets(added, several=False, images="test images (default: all)")
+    added.add_argument("--draws", type=int, default=5, metavar="N", help="random choices of k blocks (default: 5)")
+    added = kind("paths", "how many paths of each length, and what gradient they carry (Veit et al. 2016)")
+    _add_nets(added, several=False, images="training images (default: 128)")
+    added.add_argument("--samples", type=int, default=20, metavar="N", help="paths of each length (default: 20)")
+    added = kind("errors", "error of each class, classes taken for each other, and the worst images")
+    _add_nets(added, several=False, images="test images (default: all)")
+    added.add_argument("--worst", type=int, default=32, metavar="N", help="images on the sheet (default: 32)")
+    args = parser.parse_args(arguments)
+    for name in ("draws", "samples", "worst"):
+        if getattr(args, name, 1) < 1:
+            parser.error(f"--{name} {getattr(args, name)}: at least 1")
+
+    def main() -> None:
+        from resdet import analyze as analyses
+
+        if args.analysis == "curves":
+            written = analyses.curves(args.runs, out=args.out)
+        else:
+            source = analyses.Source(args.config, args.checkpoint, args.cfg_options, args.limit, args.out)
+            written = {
+                "responses": lambda: analyses.layer_responses(source),
+                "gradients": lambda: analyses.gradient_norms(source),
+                "lesions": lambda: analyses.net_lesions(source, draws=args.draws),
+                "paths": lambda: analyses.net_paths(source, samples=args.samples),
+                "errors": lambda: analyses.error_report(source, worst=args.worst),
+            }[args.analysis]()
+        print("\n".join(map(str, written)))
+
+    run(main)
+
+
+def _add_nets(parser: argparse.ArgumentParser, *, several: bool, images: str) -> None:
+    """Arguments of an analysis that runs nets."""
+    parser.add_argument("config", help="a file of configs/, for its data")
+    parser.add_argument(
+        "checkpoint",
+        nargs="+" if several else 1,
+        help="last.pth or best.pth of a run" + (", or NAME=FILE for the legend" if several else ""),
+    )
+    parser.add_argument("--limit", type=int, metavar="N", help=f"number of {images}")
+    parser.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="override the config")
 
 
 def _work_dir(args: argparse.Namespace) -> Path:

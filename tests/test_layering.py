@@ -14,10 +14,10 @@ LAYERS = (
     ("detection", "classification"),
     ("localization", "inference", "analysis"),
     ("engine",),
-    ("api", "cli", "demo", "benchmark", "ladder", "conversion", "steps"),
+    ("api", "cli", "demo", "benchmark", "ladder", "costs", "conversion", "steps", "analyze"),
 )
 LAYER = {name: layer for layer, names in enumerate(LAYERS) for name in names}
-MAY_IMPORT_MMENGINE = ("engine", "api", "cli", "ladder", "conversion")
+MAY_IMPORT_MMENGINE = ("engine", "api", "cli", "ladder", "costs", "conversion")
 
 
 def imports(path: Path) -> set[str]:

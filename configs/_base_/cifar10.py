@@ -9,8 +9,8 @@ from resdet.datasets.resident import test_cifar, training_cifar
 
 task = "classification"
 metric = "classification"
-train_data = dict(type=training_cifar, root="data/cifar10")
-test_data = dict(type=test_cifar, root="data/cifar10")
+train_data = dict(type=training_cifar, root="data/cifar-10-python.tar.gz")
+test_data = dict(type=test_cifar, root="data/cifar-10-python.tar.gz")
 model = dict(
     type=classifier,
     backbone="cifar-resnet20",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torchvision.transforms import v2
 
 from resdet.backbones.weights import init_backbone
@@ -37,8 +38,9 @@ def classifier(
         cutmix: alpha of CutMix (Yun 2019); 0 is off. With both, each batch gets one of them, by a fair coin.
     """
     net = init_backbone(backbone, init, num_classes=num_classes, new_classifier=init is not None)
-    kinds = [v2.MixUp(alpha=mixup, num_classes=num_classes)] if mixup else []
-    kinds += [v2.CutMix(alpha=cutmix, num_classes=num_classes)] if cutmix else []
+    with torch.device("cpu"):  # their distributions look at their own numbers, wherever the net is built
+        kinds = [v2.MixUp(alpha=mixup, num_classes=num_classes)] if mixup else []
+        kinds += [v2.CutMix(alpha=cutmix, num_classes=num_classes)] if cutmix else []
     return Classifier(
         net,
         mean=tuple(mean),

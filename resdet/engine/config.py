@@ -24,6 +24,8 @@ from resdet.errors import InputError, nearest
 from resdet.inference.settings import Inference
 
 CALLS = ("model", "train_data", "test_data")
+OPTIONAL_CALLS = ("backbone",)
+"""``backbone = dict(type=define_net, name=..., ...)`` describes a net of one's own, which ``model`` may then name."""
 SETTINGS = {
     "loader": settings.Loader,
     "optimizer": settings.Optimizer,
@@ -76,7 +78,7 @@ def load_config(path: str | Path, options: Sequence[str] = ()) -> Config:
     for option in options:
         key, value = _parse_option(option)
         section, _, name = key.partition(".")
-        if section not in (*CALLS, *SETTINGS, *SCALARS):
+        if section not in sections():
             raise InputError(f"option {option!r}", found=f"section {section!r}", needed=nearest(section, sections()))
         if (section in SCALARS) == bool(name) or "." in name:
             needed = f"{section}=value" if section in SCALARS else f"{section}.key=value"
@@ -88,7 +90,7 @@ def load_config(path: str | Path, options: Sequence[str] = ()) -> Config:
 
 def sections() -> list[str]:
     """Names of the legal sections."""
-    return [*CALLS, *SETTINGS, *SCALARS]
+    return [*CALLS, *OPTIONAL_CALLS, *SETTINGS, *SCALARS]
 
 
 def read_settings(config: Config, section: str) -> Any:
@@ -128,13 +130,13 @@ def describe(function: Callable, arguments: Mapping[str, Any]) -> dict[str, Any]
     parameters = inspect.signature(function).parameters
     defaults = {k: p.default for k, p in parameters.items() if p.default is not p.empty}
     said = {k: v for k, v in {**defaults, **arguments}.items() if k not in ("type", "init")}
-    plain = {k: list(v) if isinstance(v, (tuple, list)) else v for k, v in said.items()}
-    return {"type": f"{function.__module__}.{function.__qualname__}", **plain}
+    return {"type": f"{function.__module__}.{function.__qualname__}", **{k: _plain(v) for k, v in said.items()}}
 
 
 def describe_model(config: Config) -> dict[str, Any]:
-    """The model section in plain values."""
-    return describe(target(config, "model"), config.model)
+    """The model section in plain values, and with it the section of a backbone of one's own."""
+    own = {"define": describe(target(config, "backbone"), config.backbone)} if "backbone" in config else {}
+    return describe(target(config, "model"), config.model) | own
 
 
 def differences(trained: Mapping[str, Any], model: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -148,6 +150,10 @@ def differences(trained: Mapping[str, Any], model: Mapping[str, Any]) -> dict[st
     defaults = describe(_import(model["type"]), {})
     old, new = {**defaults, **trained}, {**defaults, **model}
     return {k: (old.get(k), new.get(k)) for k in {**old, **new} if k not in FREE and old.get(k) != new.get(k)}
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(entry) for entry in value] if isinstance(value, (tuple, list)) else value
 
 
 def _import(dotted: str) -> Any:
@@ -175,10 +181,10 @@ def _check(config: Config, path: Path) -> None:
             raise InputError(where, found=f"{key}={config.get(key)!r}", needed=nearest(str(config.get(key)), legal))
     if not _fits(config.get("augmentation", ()), tuple[str, ...]):
         raise InputError(where, found=f"augmentation={config.augmentation!r}", needed="a tuple of names")
-    for section in (*CALLS, *SETTINGS):
+    for section in (*CALLS, *OPTIONAL_CALLS, *SETTINGS):
         if not isinstance(config.get(section, {}), Mapping):
             raise InputError(where, found=f"{section} = {config[section]!r}", needed=f"{section} = dict(...)")
-    for section in CALLS:
+    for section in (*CALLS, *(name for name in OPTIONAL_CALLS if name in config)):
         if section not in config:
             raise InputError(where, found=f"no section {section!r}", needed=f"{section} = dict(type=..., ...)")
         parameters = inspect.signature(target(config, section), eval_str=True).parameters

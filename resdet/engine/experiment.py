@@ -102,6 +102,8 @@ def build_net(config: Config, *, num_classes: int, load_init: bool) -> nn.Module
         raise InputError(
             f"config {config.filename}, model.num_classes", found=said, needed=f"{num_classes}, as the data has"
         )
+    if "backbone" in config:
+        call(config, "backbone")
     if not load_init and "init" in config.model:
         config = Config({**config.to_dict(), "model": {**config.model.to_dict(), "init": None}})
     return call(config, "model", num_classes=num_classes)

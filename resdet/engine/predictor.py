@@ -49,7 +49,9 @@ def adopt(config: Config, meta: dict, source: str | Path) -> Config:
     if target(config, "model") is not from_checkpoint:
         return config
     said = {k: v for k, v in config.model.items() if k != "type" and v is not None}
-    return _with_model(config, {**own_model(meta, source), **said})
+    model = own_model(meta, source)
+    own = {"backbone": model.pop("define")} if "define" in model else {}
+    return Config({**config.to_dict(), **own, "model": {**model, **said}}, filename=config.filename)
 
 
 def own_model(meta: dict, source: str | Path) -> dict:
@@ -62,8 +64,9 @@ def own_model(meta: dict, source: str | Path) -> dict:
     where = f"checkpoint {source}"
     if not {"shorter_side", "label_smoothing"} & set(model):  # files of the first versions tell less
         raise InputError(where, found="no description of its net", needed="one saved by this version")
-    if not str(model.get("type")).startswith(("resdet.detection.", "resdet.classification.")):
-        raise InputError(where, found=f"a net made by {model.get('type')!r}", needed="one of this package")
+    for part in (model, model.get("define", {"type": "resdet.backbones."})):
+        if not str(part.get("type")).startswith(("resdet.detection.", "resdet.classification.", "resdet.backbones.")):
+            raise InputError(where, found=f"a net made by {part.get('type')!r}", needed="one of this package")
     return dict(model)
 
 
@@ -77,9 +80,13 @@ def load_net(path: str | Path, classes: Sequence[str], *, task: str = "detection
     if loaded["meta"].get("task") != task:
         raise InputError(f"checkpoint {path}", found=f"task {loaded['meta'].get('task')!r}", needed=task)
     check_same(path, loaded["meta"], classes=classes)
-    config = Config({"model": own_model(loaded["meta"], path)})
+    model = own_model(loaded["meta"], path)
+    own = {"backbone": model.pop("define")} if "define" in model else {}
+    config = Config({"model": model, **own})
     function = target(config, "model")
     unknown = sorted(config.model.keys() - {"type"} - describe(function, {}).keys() - {"backbone", "num_classes"})
+    if own:
+        call(config, "backbone")
     if unknown:
         raise InputError(f"checkpoint {path}", found=f"settings {unknown}", needed="those of this version")
     net = call(config, "model", num_classes=len(classes))
@@ -98,7 +105,3 @@ def build_predictor(config: Config, net: FasterRCNN, classes: Sequence[str]) -> 
     """The net and the rest of its ensemble, with the settings of section ``test``."""
     settings = read_settings(config, "test")
     return Predictor([net, *(load_net(path, classes) for path in settings.ensemble)], settings)
-
-
-def _with_model(config: Config, model: dict) -> Config:
-    return Config({**config.to_dict(), "model": model}, filename=config.filename)

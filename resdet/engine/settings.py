@@ -72,6 +72,8 @@ class Run(NamedTuple):
     """Decay of an exponential moving average of the weights, which is then what is tested and saved."""
     early_stopping: int | None = None
     """Validations without a better score after which training stops."""
+    compile: bool = False
+    """Classification: torch.compile of the net in training; needs a C++ compiler, and pays on a GPU."""
     tensorboard: bool = False
     sync_check: bool = False
     """Look at each loss at once instead of one step later: slower on a GPU, for hunting a NaN."""

@@ -136,6 +136,10 @@ def build_runner(
     lr = optimizer.lr * used / optimizer.batch_size if auto_scale_lr else optimizer.lr
     if unit > 1:  # the rate is set at each step, so first before the first update, which mmengine finds suspicious
         warnings.filterwarnings("ignore", "Detected call of `scheduler.step", UserWarning)
+    if run.compile:
+        if config.task != "classification":
+            raise InputError("run.compile", found="a detection config", needed="a classification config")
+        experiment.net.net.compile()  # in place: names in the state dict stay
     optim = build_optimizer(experiment.task, optimizer, amp=run.amp, lr=lr)
     checkpoints = Checkpoints(
         every=checkpoint_every, score=experiment.metric.higher_is_better, patience=run.early_stopping

@@ -164,3 +164,23 @@ def test_mixing():
     expected = half.net(mixed).log_softmax(1)
     wanted = -(expected.gather(1, labels[:, None]) + expected.gather(1, labels.roll(1)[:, None])).mean() / 2
     torch.testing.assert_close(half.loss(images, labels)["loss_cls"], wanted)
+
+
+def test_compiled_training(cls_config, det_config, tmp_path, monkeypatch):
+    compiled, real = [], torch.compile
+
+    def without_a_compiler(function, *arguments, **settings):
+        compiled.append(function)
+        return real(function, *arguments, **{**settings, "backend": "eager"})
+
+    monkeypatch.setattr(torch, "compile", without_a_compiler)
+    options = ["schedule.length=2", "schedule.validate_every=2"]
+    train(load_config(cls_config, [*options, "run.compile=True"]), work_dir=tmp_path / "compiled")
+    assert len(compiled) == 1
+    train(load_config(cls_config, options), work_dir=tmp_path / "plain")
+    a, b = (read_checkpoint(tmp_path / name / "last.pth")["state_dict"] for name in ("compiled", "plain"))
+    assert a.keys() == b.keys()
+    for key, value in a.items():
+        torch.testing.assert_close(value, b[key], rtol=1e-3, atol=1e-4, msg=key)
+    with pytest.raises(InputError, match=r"run.compile"):
+        train(load_config(det_config, ["run.compile=True"]), work_dir=tmp_path / "never")

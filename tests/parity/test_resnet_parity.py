@@ -12,8 +12,10 @@ from torch import nn
 from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool
 
 from resdet.backbones import BACKBONES, FPN
+from resdet.backbones.custom import residual_net
 from resdet.backbones.frozen import freeze_batchnorm
 from resdet.backbones.weights import init_backbone, load_exactly, publish, read_weights
+from resdet.errors import InputError
 
 DEPTHS = (18, 34, 50, 101, 152)
 
@@ -121,3 +123,85 @@ def test_fpn():
     maps = [torch.randn(2, c, s, s + 3) for c, s in zip(channels, (25, 13, 7, 4), strict=True)]
     expected = theirs(OrderedDict((str(i), m) for i, m in enumerate(maps)))
     torch.testing.assert_close(ours(maps), list(expected.values()), rtol=1e-5, atol=1e-5)
+
+
+def functional_cifar(state, x, *, option="A"):
+    """The common CIFAR net, written again: only arithmetic on the weights of a file, pixel padding by hand."""
+
+    def bn(key, x):
+        scale = state[f"{key}.weight"] / (state[f"{key}.running_var"] + 1e-5).sqrt()
+        return x * scale[:, None, None] + (state[f"{key}.bias"] - state[f"{key}.running_mean"] * scale)[:, None, None]
+
+    def conv(key, x, stride=1):
+        weight = state[f"{key}.weight"]
+        return torch.conv2d(x, weight, stride=stride, padding=weight.shape[-1] // 2)
+
+    x = bn("bn1", conv("conv1", x)).clamp(min=0)
+    for stage in (1, 2, 3):
+        block = 0
+        while f"layer{stage}.{block}.conv1.weight" in state:
+            key, stride = f"layer{stage}.{block}", 2 if stage > 1 and block == 0 else 1
+            out = bn(f"{key}.bn1", conv(f"{key}.conv1", x, stride)).clamp(min=0)
+            out = bn(f"{key}.bn2", conv(f"{key}.conv2", out))
+            if option == "B" and stride == 2:
+                out += bn(f"{key}.downsample.1", conv(f"{key}.downsample.0", x, 2))
+            elif option != "none":
+                quarter = out.shape[1] // 4 if stride == 2 else 0  # 16 channels become 8 zeros, 16, 8 zeros
+                out[:, quarter : out.shape[1] - quarter] += x[:, :, ::stride, ::stride]
+            x, block = out.clamp(min=0), block + 1
+    return x.mean((2, 3)) @ state["linear.weight"].T + state["linear.bias"]
+
+
+def renamed(net):
+    """A file in the common CIFAR naming, as DataParallel and a training script leave it."""
+    return {"state_dict": {f"module.{k.replace('fc.', 'linear.')}": v for k, v in net.state_dict().items()}}
+
+
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [(f"cifar-resnet{depth}", "A") for depth in (20, 32, 44, 56)]
+    + [("cifar-resnet20-B", "B"), ("cifar-plain20", "none")],
+)
+def test_common_cifar_naming(tmp_path, name, option):
+    file = renamed(filled(lambda: BACKBONES.build(name)))
+    torch.save(file, tmp_path / "common.th")
+    state = {key.removeprefix("module."): value for key, value in file["state_dict"].items()}
+    images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(2))
+    expected = functional_cifar(state, images, option=option)
+    assert 0.1 < expected.std() < 1e3
+    with torch.no_grad():
+        ours = init_backbone(name, tmp_path / "common.th", num_classes=10).eval()
+        torch.testing.assert_close(ours(images), expected, rtol=1e-4, atol=1e-4)
+        if option == "A":  # the shortcuts of another option, whose keys are the same, would give other numbers
+            other = functional_cifar(state, images, option="none")
+            assert (other - expected).abs().max() > 0.01
+
+
+def test_both_names_of_the_classifier_at_once_are_refused(tmp_path):
+    state = BACKBONES.build("cifar-resnet8").state_dict()
+    torch.save(state | {"linear.weight": state["fc.weight"]}, tmp_path / "both.pth")
+    with pytest.raises(InputError, match=r"1 unexpected \(linear.weight\)"):
+        init_backbone("cifar-resnet8", tmp_path / "both.pth", num_classes=10)
+
+
+@pytest.mark.parametrize("bottleneck", [False, True])
+def test_preactivation_against_the_equations(bottleneck):
+    # x_{l+1} = x_l + F(relu(bn(x_l))), written with torch's modules of the net but with its own order.
+    stages = tuple(("bottleneck" if bottleneck else "basic", 2, 4 * 2**i, 1 + (i > 0)) for i in range(2))
+    net = filled(lambda: residual_net(stem="cifar", stages=stages, order="pre", num_classes=5))
+    images = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(3))
+    layers = dict(net.named_modules())
+    with torch.no_grad():
+        x = layers["bn1"](layers["conv1"](images)).relu()
+        for key in ("layer1.0", "layer1.1", "layer2.0", "layer2.1"):
+            shared = x if key == "layer1.0" else layers[f"{key}.bn1"](x).relu()
+            out = layers[f"{key}.conv1"](shared)
+            for number in (2, 3) if bottleneck else (2,):
+                out = layers[f"{key}.conv{number}"](layers[f"{key}.bn{number}"](out).relu())
+            around = layers[f"{key}.downsample.0"](shared) if f"{key}.downsample.0" in layers else x
+            x = around + out
+        expected = net.fc(layers["bn"](x).relu().mean((2, 3)))
+        torch.testing.assert_close(net(images), expected, rtol=1e-5, atol=1e-5)
+    assert [key for key in layers if key.endswith("downsample.0")] == (
+        ["layer1.0.downsample.0"] if bottleneck else []
+    ) + ["layer2.0.downsample.0"]

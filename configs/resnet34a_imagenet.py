@@ -1,0 +1,14 @@
+"""ResNet-34 with shortcuts A (zero-padded identity) on ImageNet (the paper, section 4.1).
+
+Command:  torchrun --nproc_per_node=8 tools/train_cls.py configs/resnet34a_imagenet.py --launcher pytorch --amp
+          python tools/eval.py configs/resnet34a_imagenet.py work_dirs/resnet34a_imagenet/best.pth --ten-crop
+Cost:     90 epochs of 1.28 million images; days of one GPU, not run here.
+Expected: 25.03% top-1, 7.76% top-5 error with 10-crop testing (the paper).
+"""
+
+from mmengine.config import read_base
+
+with read_base():
+    from ._base_.imagenet import *
+
+model.update(backbone="resnet34-A")

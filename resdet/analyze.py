@@ -1,0 +1,241 @@
+"""The analyses of :mod:`resdet.analysis` for runs, configs and checkpoints: ``tools/analyze_cls.py``.
+
+Each writes a picture and a JSON into a folder. Checkpoints tell their nets; the config tells the data, so that nets of
+several kinds fit in one figure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Subset
+
+from resdet.analysis import class_errors, gradients, lesions, paths, responses
+from resdet.analysis import curves as error_curves
+from resdet.analysis.chart import draw, draw_images
+from resdet.classification.classifier import Classifier
+from resdet.datasets.cifar import ArrayData
+from resdet.datasets.resident import ResidentDataset
+from resdet.engine import distributed
+from resdet.engine.config import load_config, read_settings
+from resdet.engine.evaluate import shown
+from resdet.engine.experiment import data_loader, read_data
+from resdet.engine.predictor import load_net
+from resdet.errors import InputError
+from resdet.evaluation.report import provenance, write_json
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+
+GRADIENT_IMAGES = 512  # four of the paper's CIFAR batches
+PATH_IMAGES = 128  # one of them
+
+
+class Source(NamedTuple):
+    """What an analysis is made from, and where it is written."""
+
+    config: str
+    """Path."""
+    checkpoints: Sequence[str]
+    """Paths, or ``NAME=path``."""
+    options: Sequence[str] = ()
+    """Overrides of the config."""
+    limit: int | None = None
+    """Images; None: all, or the analysis's own number."""
+    out: str | Path = "analysis"
+    """Folder."""
+
+
+class Images(NamedTuple):
+    """A share of a data set."""
+
+    config: Config
+    data: Dataset
+    batches: Iterable[tuple[Tensor, Tensor]]
+    rows: list[int]
+    """Which images of the whole set, in the order of the batches."""
+
+
+def curves(runs: Sequence[str], *, out: str | Path = "analysis") -> list[Path]:
+    """Training and test error of several runs.
+
+    Args:
+        runs: work dirs, or ``NAME=dir``.
+        out: folder of ``curves.png`` and ``curves.json``.
+
+    Returns:
+        What was written.
+    """
+    named = name_paths(runs)
+    errors = {name: error_curves.read_errors(path) for name, path in named.items()}
+    record = {
+        name: {"work_dir": named[name], **{series: sorted(values.items()) for series, values in e._asdict().items()}}
+        for name, e in errors.items()
+    }
+    picture = draw([error_curves.error_panel(errors)], Path(out) / "curves.png")
+    return [picture, _write(Path(out) / "curves.json", {"runs": record, **provenance(None, None)})]
+
+
+def layer_responses(source: Source) -> list[Path]:
+    """``responses.png`` and ``.json``: Fig. 7, on test images."""
+    images = _images(source, "test_data")
+    nets = _classifiers(source, images)
+    found = {name: responses.layer_responses(net, _shown(images, "responses")) for name, net in nets.items()}
+    picture = draw(responses.response_panels(found), Path(source.out) / "responses.png")
+    return [picture, _record(source, images, "responses", {"responses": found})]
+
+
+def gradient_norms(source: Source) -> list[Path]:
+    """``gradients.png`` and ``.json``, on training images."""
+    images = _images(source._replace(limit=source.limit or GRADIENT_IMAGES), "train_data")
+    nets = _classifiers(source, images)
+    found = {name: gradients.gradient_norms(net, _shown(images, "gradients")) for name, net in nets.items()}
+    picture = draw(gradients.gradient_panels(found), Path(source.out) / "gradients.png")
+    return [picture, _record(source, images, "gradients", {"gradients": found})]
+
+
+def net_lesions(source: Source, *, draws: int = 5) -> list[Path]:
+    """``lesions.png`` and ``.json`` of one net, on test images."""
+    images = _images(source, "test_data")
+    ((_, net),) = _classifiers(source, images).items()
+    seed = read_settings(images.config, "run").seed
+    found = lesions.measure_lesions(net, _shown(images, "lesions"), draws=draws, seed=seed)
+    picture = draw(lesions.lesion_panels(found), Path(source.out) / "lesions.png")
+    return [picture, _record(source, images, "lesions", {"draws": draws, **found._asdict()})]
+
+
+def net_paths(source: Source, *, samples: int = 20) -> list[Path]:
+    """``paths.png`` and ``.json`` of one net, on training images."""
+    images = _images(source._replace(limit=source.limit or PATH_IMAGES), "train_data")
+    ((_, net),) = _classifiers(source, images).items()
+    seed = read_settings(images.config, "run").seed
+    found = paths.measure_paths(net, images.batches, samples=samples, seed=seed)
+    lengths = {"mean_length": found.mean_length, "effective_length": found.effective_length}
+    picture = draw(paths.path_panels(found), Path(source.out) / "paths.png")
+    return [picture, _record(source, images, "paths", {"samples": samples, **found._asdict(), **lengths})]
+
+
+def error_report(source: Source, *, worst: int = 32) -> list[Path]:
+    """``errors.png``, ``worst.png`` and ``errors.json`` of one net, on test images."""
+    images = _images(source, "test_data")
+    ((_, net),) = _classifiers(source, images).items()
+    answers = class_errors.ask(net, _shown(images, "errors"))
+    classes = images.data.classes
+    rows = class_errors.class_rows(answers, classes)
+    pairs = class_errors.worst_pairs(answers, classes, count=100)
+    places = class_errors.worst_images(answers, count=worst)
+    described = [
+        {
+            "image": images.rows[place],
+            "true": classes[answers.labels[place]],
+            "predicted": classes[answers.predicted[place]],
+            "loss": float(answers.losses[place]),
+        }
+        for place in places
+    ]
+    captions = [f"{row['true']}\n→ {row['predicted']}, {row['loss']:.1f}" for row in described]
+    out = Path(source.out)
+    written = [
+        draw(class_errors.error_bars(rows, pairs), out / "errors.png"),
+        draw_images([_one_view(images.data[row["image"]][0]) for row in described], captions, out / "worst.png"),
+    ]
+    error = float((answers.labels != answers.predicted).double().mean())
+    figures = {"top1_error": error, "classes": rows, "confusions": pairs, "worst_images": described}
+    return [*written, _record(source, images, "errors", figures)]
+
+
+def name_paths(texts: Sequence[str]) -> dict[str, Path]:
+    """``NAME=path`` or a path, named by its folder: the run's, of a checkpoint the one it lies in.
+
+    Raises:
+        InputError: two have the same name.
+    """
+    named: dict[str, Path] = {}
+    for text in texts:
+        name, equals, rest = text.partition("=")
+        if not equals or not name or Path(text).exists():
+            path = Path(text)
+            name = (path.absolute().parent if path.suffix else path.absolute()).name
+        else:
+            path = Path(rest)
+        if name in named:
+            raise InputError(f"{named[name]} and {path}", found=f"both are called {name!r}", needed="NAME=path for one")
+        named[name] = path
+    return named
+
+
+def choose_rows(total: int, limit: int | None, *, seed: int = 0) -> list[int]:
+    """Images spread evenly over a set, so that one sorted by class gives of each, in random order.
+
+    Raises:
+        InputError: the limit is below 1.
+    """
+    if limit is not None and limit < 1:
+        raise InputError("--limit", found=limit, needed="1 or more images")
+    count = min(total, limit or total)
+    spread = torch.arange(count) * total // count
+    return spread[torch.randperm(count, generator=torch.Generator().manual_seed(seed))].tolist()
+
+
+def _images(source: Source, section: str) -> Images:
+    """Test images in test batches, or training images in training batches, on one process."""
+    config = load_config(source.config, source.options)
+    if config.task != "classification":
+        raise InputError(f"config {source.config}", found=f"task = {config.task!r}", needed="a classification config")
+    data = read_data(config, section)
+    rows = choose_rows(len(data), source.limit, seed=read_settings(config, "run").seed)
+    loader = read_settings(config, "loader")
+    if section == "train_data":
+        loader = loader._replace(test_batch_size=loader.batch_size)
+    return Images(config, data, data_loader(_subset(data, rows), loader), rows)
+
+
+def _subset(data: Dataset, rows: list[int]) -> Dataset:
+    """Some images of a set; one that lives on the device stays of its kind."""
+    if not isinstance(data, ResidentDataset):
+        return Subset(data, rows)
+    whole = data.data
+    some = ResidentDataset(
+        ArrayData(whole.images[rows], whole.labels[rows], whole.classes, whole.source), augmentation=data.augmentation
+    )
+    some.fill = data.fill
+    return some
+
+
+def _classifiers(source: Source, images: Images) -> dict[str, Classifier]:
+    nets = {}
+    for name, path in name_paths(source.checkpoints).items():
+        net = load_net(path, images.data.classes, task="classification")
+        nets[name] = net.to(distributed.device(), memory_format=torch.channels_last)
+    return nets
+
+
+def _shown(images: Images, what: str) -> Iterable[tuple[Tensor, Tensor]]:
+    """Batches on the device, with a progress bar on a terminal."""
+    return shown(images.batches, len(images.batches.batch_sampler))
+
+
+def _one_view(image: Tensor | Sequence[Tensor]) -> Tensor:
+    """The image, or the first of its views."""
+    return image if isinstance(image, Tensor) and image.ndim == 3 else image[0]
+
+
+def _record(source: Source, images: Images, name: str, figures: dict) -> Path:
+    """The figures with where they came from."""
+    named = name_paths(source.checkpoints)
+    nets = {name: provenance(None, path)["checkpoint"] for name, path in named.items()}
+    seed = read_settings(images.config, "run").seed
+    origin = provenance(source.config, None, seed=seed, config_text=images.config.pretty_text)
+    del origin["checkpoint"]
+    return _write(
+        Path(source.out) / f"{name}.json", {**figures, "images": len(images.rows), "checkpoints": nets, **origin}
+    )
+
+
+def _write(path: Path, record: dict) -> Path:
+    write_json(path, record)
+    return path
