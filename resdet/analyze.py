@@ -159,7 +159,7 @@ def name_paths(texts: Sequence[str]) -> dict[str, Path]:
         name, equals, rest = text.partition("=")
         if not equals or not name or Path(text).exists():
             path = Path(text)
-            name = (path.absolute().parent if path.suffix else path.absolute()).name
+            name = (path.absolute().parent if path.suffix == ".pth" else path.absolute()).name
         else:
             path = Path(rest)
         if name in named:

@@ -1,4 +1,4 @@
-"""Where a classifier errs: error of each class, classes taken for each other, and the images it was most wrong about."""
+"""Where a classifier errs: error of each class, classes taken for each other, the images it was most wrong about."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""Residual nets with blocks deleted or swapped at test time (Veit et al. 2016, "Residual networks behave like ensembles
-of relatively shallow networks", sections 4.1 and 4.2): they err little more, as no plain net does.
+"""Residual nets with blocks deleted or swapped at test time: they err a little more, where plain nets fail.
+
+Veit et al. 2016, "Residual networks behave like ensembles of relatively shallow networks", section 4.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""The paths through a residual net: how many there are of each length, and what gradient each carries
-(Veit et al. 2016, section 4.3).
+"""The paths through a residual net: how many there are of each length, and what gradient each carries.
 
-Each block is passed by its residual branch or by its shortcut, so n blocks make 2^n paths; a path's length is its
-number of residual branches, and C(n, k) paths have length k. The gradient at the input is the sum over all paths. The
-measure takes single paths: the backward pass goes through the residual branches of k random blocks *only*, and through
-the shortcuts of all others only. The forward pass is that of the whole net.
+Veit et al. 2016 (see :mod:`resdet.analysis.lesions`), sections 3 and 5. Each block is passed by its residual branch or
+by its shortcut, so n blocks make 2^n paths; a path's length is its number of residual branches, and C(n, k) paths have
+length k. The gradient at the input is the sum over all paths. The measure takes single paths: the backward pass goes
+through the residual branches of k random blocks *only*, and through the shortcuts of all others only. The forward pass
+is that of the whole net.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 Names: ``resnet18`` .. ``resnet152`` stride on the 3x3 convolution ("v1.5"); ``resnet50-1x1``, ``resnet101-1x1`` and
 ``resnet152-1x1`` on the first 1x1, as the paper's own ("Caffe style") nets do. ``-A`` and ``-C`` are their other
-shortcuts, ``plain18`` and ``plain34`` have none, ``cifar-...`` is told in :mod:`resdet.backbones.resnet_cifar`.
+shortcuts, ``plain18`` and ``plain34`` have none, ``cifar-...`` is told in :mod:`resdet.backbones.resnet_cifar`, and
+``vgg16`` and ``vgg16-bn`` are no residual nets at all (:mod:`resdet.backbones.vgg`).
 ``timm/<model>`` and ``torchvision/<model>`` are those libraries' nets::
 
     net = BACKBONES.build("resnet50", num_classes=20)
@@ -21,7 +22,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from resdet.backbones import resnet_cifar
+from resdet.backbones import resnet_cifar, vgg
 from resdet.backbones.blocks import BasicBlock, Bottleneck
 from resdet.backbones.checkpointing import checkpoint_blocks
 from resdet.backbones.resnet import (
@@ -268,6 +269,10 @@ def _resnet18_half(num_classes: int) -> nn.Module:
     """ResNet-18 at half the width, a quarter of the work: for demos and CPUs. Not in the paper."""
     return ResNet(BasicBlock, (2, 2, 2, 2), widths=(32, 64, 128, 256), num_classes=num_classes)
 
+
+for _name, _builder, _parameters in (("vgg16", vgg.vgg16, 138_357_544), ("vgg16-bn", vgg.vgg16_bn, 138_365_992)):
+    _entry = Backbone(_builder, vgg.CHANNELS, vgg.STRIDES, _parameters, multiply_adds=15_470_264_320)
+    BACKBONES.add(_name, _entry)
 
 for _name in resnet_cifar.FACTS:
     BACKBONES.add(_name, BACKBONES[_name])

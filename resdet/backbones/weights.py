@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from resdet.backbones.registry import BACKBONES, LIBRARIES
 from resdet.backbones.unpickle import read_arrays, read_tensors
+from resdet.backbones.vgg import from_timm
 from resdet.errors import InputError
 
 ENVELOPES = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state", "blobs")
@@ -157,8 +158,8 @@ def init_backbone(
         name: of :data:`BACKBONES`, ``timm/<model>`` or ``torchvision/<model>``.
         init: ``None`` for random weights; a file, published or of torchvision or timm; or ``"pretrained"`` for the
             library's own download (library names only).
-        num_classes: K of the classifier. ``None``: features are wanted, not logits; ``fc`` becomes the identity, and
-            that of the file is ignored.
+        num_classes: K of the classifier. ``None``: features are wanted, not logits; ``fc`` (of a VGG: fc8) becomes the
+            identity, and that of the file is ignored.
         new_classifier: leave ``fc`` random whatever ``init`` holds, for other classes than the file's.
 
     Returns:
@@ -168,12 +169,13 @@ def init_backbone(
         InputError: unknown name; the file is of another architecture or class count; the download failed.
     """
     net = BACKBONES.build(name, num_classes=1000 if num_classes is None else num_classes)
+    classifier = getattr(net, "class_layer", "fc")
     if init is not None:
         state = _download(name) if init == "pretrained" else _read_for(name, Path(init))
-        free = ("fc.*",) if num_classes is None or new_classifier else ()
+        free = (f"{classifier}.*",) if num_classes is None or new_classifier else ()
         load_exactly(net, state, source=init, allowed_missing=free, allowed_unexpected=free)
     if num_classes is None:
-        net.fc = nn.Identity()
+        net.set_submodule(classifier, nn.Identity())
     return net
 
 
@@ -258,7 +260,7 @@ def _read_for(name: str, path: Path) -> dict[str, Tensor]:
     published = metadata.get("backbone", name)
     if _architecture(published) != _architecture(name):
         raise InputError(path, found=f"weights of backbone {published!r}", needed=f"weights of backbone {name!r}")
-    return state if name.partition("/")[0] in LIBRARIES else _rename_classifier(state)
+    return state if name.partition("/")[0] in LIBRARIES else from_timm(_rename_classifier(state))
 
 
 def _rename_classifier(state: dict[str, Tensor]) -> dict[str, Tensor]:

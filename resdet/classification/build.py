@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torchvision.transforms import v2
 
+from resdet.backbones.checkpointing import checkpoint_blocks
+from resdet.backbones.stochastic_depth import stochastic_depth
 from resdet.backbones.weights import init_backbone
 from resdet.classification.classifier import IMAGENET_MEAN, IMAGENET_STD, Classifier
 
@@ -22,6 +24,8 @@ def classifier(
     label_smoothing: float = 0.0,
     mixup: float = 0.0,
     cutmix: float = 0.0,
+    survival: float = 1.0,
+    checkpoint: bool = False,
 ) -> Classifier:
     """A net of the registry over normalised images.
 
@@ -36,8 +40,15 @@ def classifier(
         label_smoothing: share of the target spread evenly over the classes.
         mixup: alpha of mixup (Zhang 2018); 0 is off.
         cutmix: alpha of CutMix (Yun 2019); 0 is off. With both, each batch gets one of them, by a fair coin.
+        survival: of the last block under stochastic depth (Huang 2016: 0.5); 1 is off.
+        checkpoint: keep only the blocks' inputs for the backward pass: ResNet-1202 then trains in a quarter of the
+            memory, a third slower.
     """
     net = init_backbone(backbone, init, num_classes=num_classes, new_classifier=init is not None)
+    if survival < 1:
+        stochastic_depth(net, survival)
+    if checkpoint:
+        checkpoint_blocks(net)
     with torch.device("cpu"):  # their distributions look at their own numbers, wherever the net is built
         kinds = [v2.MixUp(alpha=mixup, num_classes=num_classes)] if mixup else []
         kinds += [v2.CutMix(alpha=cutmix, num_classes=num_classes)] if cutmix else []

@@ -1,4 +1,4 @@
-"""The two detectors from scalars: the paper's C4 net and the pyramid that followed it. Configs name these functions."""
+"""The detectors from scalars: the paper's C4 net, its VGG-16 baseline, the pyramid that followed. Configs name them."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from resdet.backbones.fpn import FPN
 from resdet.backbones.frozen import freeze_batchnorm
 from resdet.backbones.registry import BACKBONES
 from resdet.backbones.trunk import Trunk, conv5_head, freeze_stages
+from resdet.backbones.vgg import VGG, VGGTrunk, freeze_groups
 from resdet.backbones.weights import init_backbone
 from resdet.detection.anchors import Anchors
 from resdet.detection.faster_rcnn import FasterRCNN, LastLevel, Suppression
 from resdet.detection.pooling import RoIPooling
 from resdet.detection.preprocess import Preprocess
-from resdet.detection.roi_head import Conv5Embedding, RoIHead, TwoLayerEmbedding
+from resdet.detection.roi_head import ClassifierEmbedding, Conv5Embedding, RoIHead, TwoLayerEmbedding
 from resdet.detection.rpn import RPN, Cut
+from resdet.errors import InputError
 
 
 def faster_rcnn_c4(
@@ -71,7 +73,7 @@ def faster_rcnn_c4(
         nms_iou: of detections.
         max_per_image: at most so many of them.
     """
-    net = _net(backbone, init, frozen_batchnorm)
+    net = _residual_net(backbone, init, frozen_batchnorm)
     trunk = freeze_stages(Trunk(net, last=4), frozen_stages)
     channels, stride = trunk.channels[-1], trunk.strides[-1]
     return FasterRCNN(
@@ -153,7 +155,7 @@ def faster_rcnn_fpn(
         nms_iou: of detections.
         max_per_image: at most so many of them.
     """
-    trunk = freeze_stages(Trunk(_net(backbone, init, frozen_batchnorm), last=5), frozen_stages)
+    trunk = freeze_stages(Trunk(_residual_net(backbone, init, frozen_batchnorm), last=5), frozen_stages)
     fpn = FPN(trunk.channels, pyramid_channels, strides=trunk.strides)
     return FasterRCNN(
         Preprocess(shorter_side, longer_side, antialias=antialias),
@@ -177,6 +179,96 @@ def faster_rcnn_fpn(
         ),
         suppression=Suppression(score_threshold, nms_iou, max_per_image),
     )
+
+
+def faster_rcnn_vgg16(
+    *,
+    backbone: str,
+    num_classes: int,
+    init: str | None = None,
+    frozen_stages: int = 2,
+    frozen_batchnorm: bool = True,
+    class_agnostic: bool = False,
+    context: bool = False,
+    dropout: float = 0.5,
+    shorter_side: int | Sequence[int] = 600,
+    longer_side: int = 1000,
+    antialias: bool = False,
+    anchor_sizes: Sequence[float] = (64, 128, 256, 512),
+    pooling: Literal["align", "pool"] = "pool",
+    rois_per_image: int = 128,
+    background_iou: tuple[float, float] = (0.0, 0.5),
+    train_proposals: tuple[int, int] = (12000, 2000),
+    test_proposals: tuple[int, int] = (6000, 300),
+    score_threshold: float = 0.05,
+    nms_iou: float = 0.3,
+    max_per_image: int = 100,
+) -> FasterRCNN:
+    """The baseline of appendix A (Ren 2015): conv1_1 ... conv5_3 of VGG-16 shared, fc6 and fc7 on each pooled region.
+
+    Its settings are those of :func:`faster_rcnn_c4`, and so are most of its arguments.
+
+    Args:
+        backbone: ``vgg16`` or ``vgg16-bn``.
+        num_classes: K, without background.
+        init: weights of the backbone, fc6 and fc7 among them: a file, published or of torchvision or timm, or None.
+        frozen_stages: 1 freezes conv1, 2 also conv2 (Ren 2015 trains "conv3_1 and up"), ...
+        frozen_batchnorm: of ``vgg16-bn``.
+        class_agnostic: one box per region instead of one per class.
+        context: classify each region beside its whole image (appendix B).
+        dropout: share dropped after fc6 and after fc7 in training.
+        shorter_side: of the input, in pixels.
+        longer_side: its bound.
+        antialias: blur before shrinking.
+        anchor_sizes: sides in input pixels; VOC leaves out 64 (Ren 2015).
+        pooling: of the regions, to the 7x7 cells that fc6 wants.
+        rois_per_image: the detector's mini-batch (Ren 2015).
+        background_iou: regions with an IoU in [low, high) are background; 0.1 below for VOC, 0 for COCO.
+        train_proposals: boxes before and after the NMS of the RPN in training.
+        test_proposals: likewise at test.
+        score_threshold: of detections.
+        nms_iou: of detections.
+        max_per_image: at most so many of them.
+
+    Raises:
+        InputError: the backbone is no VGG.
+    """
+    net = _net(backbone, init, frozen_batchnorm)
+    if not isinstance(net, VGG):
+        found, needed = f"a {type(net).__name__}", "vgg16 or vgg16-bn; faster_rcnn_c4 and _fpn take residual nets"
+        raise InputError(f"backbone {backbone!r} of faster_rcnn_vgg16", found=found, needed=needed)
+    trunk = freeze_groups(VGGTrunk(net), frozen_stages)
+    channels, stride = trunk.channels[-1], trunk.strides[-1]
+    return FasterRCNN(
+        Preprocess(shorter_side, longer_side, antialias=antialias),
+        trunk,
+        LastLevel(),
+        RPN(
+            channels,
+            Anchors([tuple(anchor_sizes)], [stride]),
+            train_cut=Cut(*train_proposals),
+            test_cut=Cut(*test_proposals),
+        ),
+        RoIHead(
+            RoIPooling(net.side, [stride], method=pooling, half_pixel=True),
+            ClassifierEmbedding(net.fc6, net.fc7, dropout=dropout),
+            num_classes=num_classes,
+            class_agnostic=class_agnostic,
+            context=context,
+            count=rois_per_image,
+            background_iou=tuple(background_iou),
+            beta=1.0,  # Fast R-CNN, eq. 3
+        ),
+        suppression=Suppression(score_threshold, nms_iou, max_per_image),
+    )
+
+
+def _residual_net(backbone: str, init: str | None, frozen_batchnorm: bool) -> nn.Module:
+    net = _net(backbone, init, frozen_batchnorm)
+    if isinstance(net, VGG):
+        needed = "a residual net, such as resnet101; faster_rcnn_vgg16 takes vgg16 and vgg16-bn"
+        raise InputError(f"backbone {backbone!r}", found="a VGG", needed=needed)
+    return net
 
 
 def _net(backbone: str, init: str | None, frozen_batchnorm: bool) -> nn.Module:

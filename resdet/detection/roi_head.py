@@ -33,6 +33,20 @@ class TwoLayerEmbedding(nn.Module):
         return F.relu(self.fc7(F.relu(self.fc6(pooled.flatten(1)))))
 
 
+class ClassifierEmbedding(nn.Module):
+    """VGG's head: fc6 and fc7 of the classifier, each with ReLU and, in training, dropout (Ren 2015)."""
+
+    def __init__(self, fc6: nn.Linear, fc7: nn.Linear, *, dropout: float) -> None:
+        super().__init__()
+        self.fc6, self.fc7, self.dropout = fc6, fc7, nn.Dropout(dropout)
+        self.width = fc7.out_features
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """(R, C, side, side) to (R, width)."""
+        x = self.dropout(F.relu(self.fc6(pooled.flatten(1))))
+        return self.dropout(F.relu(self.fc7(x)))
+
+
 class Conv5Embedding(nn.Module):
     """The paper's head: conv5_x on each region, then global average pooling, "in place of VGG's fc layers"."""
 

@@ -45,7 +45,7 @@ SUPPLIED = ("num_classes",)
 
 FREE = (
     *("num_classes", "init", "frozen_stages", "frozen_batchnorm", "box_beta"),
-    *("label_smoothing", "mixup", "cutmix", "window"),
+    *("label_smoothing", "mixup", "cutmix", "window", "checkpoint"),
     *("shorter_side", "longer_side", "train_proposals", "test_proposals", "rois_per_image", "background_iou"),
     *("score_threshold", "nms_iou", "max_per_image", "antialias"),
 )

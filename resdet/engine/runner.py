@@ -15,6 +15,7 @@ from mmengine.runner.base_loop import BaseLoop
 from torch import nn
 
 from resdet import __version__
+from resdet.backbones.stochastic_depth import RandomResidual
 from resdet.backbones.weights import load_exactly
 from resdet.engine import distributed
 from resdet.engine.config import differences
@@ -108,7 +109,10 @@ class ResdetRunner(Runner):
         if not self.distributed:
             return model
         ids = None if device.type == "cpu" else [device.index]
-        return MMDistributedDataParallel(module=model, device_ids=ids, broadcast_buffers=False)
+        skips = any(isinstance(module, RandomResidual) for module in model.modules())  # other blocks on each process
+        return MMDistributedDataParallel(
+            module=model, device_ids=ids, broadcast_buffers=False, find_unused_parameters=skips
+        )
 
     def _log_env(self, env_cfg: dict) -> None:
         """One line in place of mmengine's page."""

@@ -29,7 +29,7 @@ from resdet.engine.runner import EvaluationLoop, ResdetRunner, StepLoop, read_ch
 from resdet.errors import InputError
 from resdet.evaluation.report import provenance, write_json
 
-CLASS_LAYERS = ("*.class_logits.*", "*.box_deltas.*", "net.net.fc.*")
+CLASS_LAYERS = ("*.class_logits.*", "*.box_deltas.*", "net.net.fc.*", "net.net.classifier.6.*")
 """Layers with one output per class."""
 
 

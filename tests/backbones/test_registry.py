@@ -23,7 +23,7 @@ PAPER = {  # parameters are the well-known counts; multiply-adds in 1e9 are Tabl
     "plain34": (21_797_672 - 173_824, 3.6),
     "resnet34-A": (21_797_672 - 173_824, 3.6),
 }
-# projections of 1202 layers take seconds to build even without weights; FACTS of resnet_cifar's tests cover A
+# 1202 layers take seconds to build even without weights: test_resnet_cifar.py derives these two from the -A form
 SLOW = ("cifar-resnet1202-B", "cifar-resnet1202-C")
 
 
@@ -117,11 +117,16 @@ def test_registering_by_call_and_as_decorator():
         backbones.register("timm/one", tiny, channels=(4, 6, 8, 10))
 
 
-@pytest.mark.parametrize("name", ["resnet51", "resnet50-caffe", "ResNet50", "timm", "hub/resnet50"])
+@pytest.mark.parametrize("name", ["resnet51", "resnet50-caffe", "ResNet50", "hub/resnet50"])
 def test_unknown_names_get_suggestions(name):
     with pytest.raises(InputError, match=r"resnet50(.|\n)*or timm/<model>, torchvision/<model>") as caught:
         BACKBONES.build(name)
     assert f"found:  {name!r}\n" in str(caught.value)
+
+
+def test_names_like_none_get_a_list():
+    with pytest.raises(InputError, match=r"needed: one of: cifar-plain110, (.*), and \d+ more; or timm/<model>, torch"):
+        BACKBONES["timm"]
 
 
 def test_unknown_library_models():

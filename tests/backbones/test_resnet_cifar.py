@@ -32,6 +32,18 @@ def test_golden_parameter_counts(depth, parameters):
         assert FACTS[name][0] == parameters
 
 
+@pytest.mark.parametrize("depth", [*GOLDEN, 1202])
+def test_what_projections_add(depth):
+    # B: 16 -> 32 channels at 16x16, 32 -> 64 at 8x8, and BN. C besides: in all n blocks of the first stage, and in the
+    # n - 1 others of the second and third.
+    n = (depth - 2) // 6
+    a, b, c = (FACTS[f"cifar-resnet{depth}{kind}"] for kind in ("", "-B", "-C"))
+    assert b[0] - a[0] == 16 * 32 + 32 * 64 + 2 * (32 + 64)
+    assert b[1] - a[1] == 16 * 32 * 16**2 + 32 * 64 * 8**2
+    assert c[0] - b[0] == n * (16**2 + 2 * 16) + (n - 1) * (32**2 + 2 * 32 + 64**2 + 2 * 64)
+    assert c[1] - b[1] == n * 16**2 * 32**2 + (n - 1) * (32**2 * 16**2 + 64**2 * 8**2)
+
+
 def test_the_paper_table():
     for depth, millions in MILLIONS.items():
         assert FACTS[f"cifar-resnet{depth}"][0] / 1e6 == pytest.approx(millions, rel=0.02)

@@ -184,3 +184,17 @@ def test_compiled_training(cls_config, det_config, tmp_path, monkeypatch):
         torch.testing.assert_close(value, b[key], rtol=1e-3, atol=1e-4, msg=key)
     with pytest.raises(InputError, match=r"run.compile"):
         train(load_config(det_config, ["run.compile=True"]), work_dir=tmp_path / "never")
+
+
+def test_stochastic_depth_and_checkpointing_from_a_config(cls_config, tmp_path):
+    options = ["schedule.length=2", "schedule.validate_every=2", "run.seed=1"]
+    names = {"plain": [], "checkpointed": ["model.checkpoint=True"], "stochastic": ["model.survival=0.5"]}
+    states = {}
+    for name, said in names.items():
+        train(load_config(cls_config, [*options, *said]), work_dir=tmp_path / name)
+        states[name] = read_checkpoint(tmp_path / name / "last.pth")["state_dict"]
+    for key, value in states["plain"].items():
+        torch.testing.assert_close(states["checkpointed"][key], value, msg=key)
+    assert not torch.equal(states["plain"]["net.net.conv1.weight"], states["stochastic"]["net.net.conv1.weight"])
+    with pytest.raises(InputError, match="survival"):
+        train(load_config(cls_config, [*options, "model.survival=0"]), work_dir=tmp_path / "never")
