@@ -14,7 +14,7 @@ from resdet.datasets.modern_view import training_folder_modern
 
 train_data = dict(type=training_folder_modern, root="data/imagenet")
 test_data.update(shorter_side=232)
-model = dict(type=classifier, backbone="resnet50", label_smoothing=0.1, mixup=0.2, cutmix=1.0)
+model = dict(type=classifier, backbone="resnet50", label_smoothing=0.1, mixup=0.2, cutmix=1.0, window=6)
 loader.update(batch_size=1024)
 optimizer = dict(lr=0.5, batch_size=1024, weight_decay=2e-5, norm_weight_decay=0.0)
 schedule = dict(length=600, policy="cosine", warmup_steps=6_255, warmup_factor=0.01, validate_every=5)  # of 5 epochs

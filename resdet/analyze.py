@@ -139,9 +139,12 @@ def error_report(source: Source, *, worst: int = 32) -> list[Path]:
     ]
     captions = [f"{row['true']}\n→ {row['predicted']}, {row['loss']:.1f}" for row in described]
     out = Path(source.out)
+    title = "highest loss: true class → answer, cross-entropy"
     written = [
         draw(class_errors.error_bars(rows, pairs), out / "errors.png"),
-        draw_images([_one_view(images.data[row["image"]][0]) for row in described], captions, out / "worst.png"),
+        draw_images(
+            [_one_view(images.data[row["image"]][0]) for row in described], captions, out / "worst.png", title=title
+        ),
     ]
     error = float((answers.labels != answers.predicted).double().mean())
     figures = {"top1_error": error, "classes": rows, "confusions": pairs, "worst_images": described}

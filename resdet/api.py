@@ -26,6 +26,9 @@ from resdet.visualize import draw_detections
 Picture = str | Path | np.ndarray | Image.Image | Tensor
 """A path; an (H, W, 3) uint8 RGB array; a PIL image; a (3, H, W) uint8 RGB tensor."""
 
+SURE = 0.5
+"""Least score of what is drawn, unless another is asked for: configs' own is for evaluation."""
+
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 
@@ -58,7 +61,7 @@ class Detector:
         options: Sequence[str] = (),
         test: Mapping[str, object] | None = None,
     ) -> None:
-        read = load_config(config, [*options, *(f"test.{name}={value!r}" for name, value in (test or {}).items())])
+        read = load_config(config, [*options, *(f"test.{k}={_plain(v)!r}" for k, v in (test or {}).items())])
         if read.task != "detection":
             raise InputError(f"config {config}", found=f"task = {read.task!r}", needed="a detection config")
         loaded = read_checkpoint(checkpoint)
@@ -88,6 +91,15 @@ class Detector:
             return []
         answers = [Detections(*(part.cpu() for part in answer)) for answer in self.net.predict(tensors)]
         return answers[0] if single else answers
+
+
+def _plain(value: object) -> object:
+    """A value of Python as a config writes it."""
+    if isinstance(value, (list, tuple)):
+        return tuple(map(_plain, value))
+    if isinstance(value, np.generic):
+        return value.item()
+    return str(value) if isinstance(value, Path) else value
 
 
 def usable_device(name: str | torch.device | None) -> torch.device:
@@ -133,15 +145,17 @@ def infer_files(
     images: Sequence[str | Path],
     *,
     out: str | Path,
-    score_threshold: float = 0.5,
+    score_threshold: float | None = None,
     device: str | None = None,
     batch_size: int = 1,
     options: Sequence[str] = (),
-) -> int:
+) -> tuple[int, dict[str, float]]:
     """Annotated pictures of files and folders, and ``detections.json`` in COCO's form beside them.
 
+    Without a ``score_threshold``, and without one in the config's section ``test``, it is :data:`SURE`.
+
     Returns:
-        Number of images.
+        Number of images, and the seconds per image of each stage.
 
     Raises:
         InputError: no image is found, or one does not decode.
@@ -151,6 +165,10 @@ def infer_files(
     own = Path(out).resolve()  # pictures of an earlier call are no input
     paths = [p for entry in images for p in _image_files(Path(entry)) if own not in p.resolve().parents]
     detector = Detector(config, checkpoint, device=device, score_threshold=score_threshold, options=options)
+    net = detector.net
+    if score_threshold is None and net.settings.score_threshold is None:
+        net.suppression = net.suppression._replace(score_threshold=SURE)
+    net.timed = True
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     category_ids = np.arange(1, len(detector.classes) + 1)
@@ -165,7 +183,7 @@ def infer_files(
             listed.append({"id": number, "file_name": str(path), "height": tensor.shape[1], "width": tensor.shape[2]})
     categories = [{"id": int(i), "name": name} for i, name in zip(category_ids, detector.classes, strict=True)]
     write_json(out / "detections.json", {"images": listed, "categories": categories, "annotations": rows})
-    return len(paths)
+    return len(paths), net.seconds_per_image()
 
 
 def _free_name(folder: Path, stem: str, taken: set[str]) -> Path:

@@ -151,7 +151,7 @@ def evaluate(arguments: Sequence[str] | None = None) -> None:
         from resdet.engine import distributed
         from resdet.engine.config import load_config, read_settings
         from resdet.engine.evaluate import evaluate as run_evaluation
-        from resdet.engine.evaluate import evaluate_detections, load_experiment, seconds_per_image
+        from resdet.engine.evaluate import evaluate_detections, load_experiment
         from resdet.errors import InputError
         from resdet.evaluation.report import format_table, provenance, write_json
 
@@ -166,7 +166,7 @@ def evaluate(arguments: Sequence[str] | None = None) -> None:
             experiment = load_experiment(config, args.checkpoint)
             figures, metric = run_evaluation(experiment), experiment.metric
             if config.task == "detection":
-                costs = seconds_per_image(experiment)
+                costs = experiment.task.net.seconds_per_image()
         if distributed.rank():
             return
         if config.task == "detection":
@@ -176,8 +176,7 @@ def evaluate(arguments: Sequence[str] | None = None) -> None:
         if config.task == "detection" and config.metric != "coco":
             print(f"\nby COCO's protocol: mAP@[.5,.95] {figures['coco/AP']:.3f}  mAP@.5 {figures['coco/AP50']:.3f}")
         if costs:
-            parts = ", ".join(f"{stage} {seconds:.3f}" for stage, seconds in costs.items())
-            print(f"\n{sum(costs.values()):.3f} s per image: {parts}")
+            print(f"\n{_costs(costs)}")
         if args.save_detections:
             write_json(args.save_detections, metric.rows)
         out = args.out or (Path(args.work_dir) / "eval.json" if args.work_dir else None)
@@ -201,7 +200,10 @@ def infer(arguments: Sequence[str] | None = None) -> None:
         "--out", default="detections", metavar="DIR", help="folder of the results (default: detections)"
     )
     parser.add_argument(
-        "--score-threshold", type=float, default=0.5, metavar="P", help="least score of a detection (default: 0.5)"
+        "--score-threshold",
+        type=float,
+        metavar="P",
+        help="least score of a detection (default: test.score_threshold of the config, else 0.5)",
     )
     parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
     parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="images at a time (default: 1)")
@@ -212,7 +214,7 @@ def infer(arguments: Sequence[str] | None = None) -> None:
     def main() -> None:
         from resdet.api import infer_files
 
-        written = infer_files(
+        written, costs = infer_files(
             args.config,
             args.checkpoint,
             args.images,
@@ -222,7 +224,7 @@ def infer(arguments: Sequence[str] | None = None) -> None:
             batch_size=args.batch_size,
             options=[*args.cfg_options, *_test_options(args)],
         )
-        print(f"{written} images -> {args.out}/ (pictures and detections.json)")
+        print(f"{written} images -> {args.out}/ (pictures and detections.json)\n{_costs(costs)}")
 
     run(main)
 
@@ -325,6 +327,7 @@ def convert(arguments: Sequence[str] | None = None) -> None:
 
     def main() -> None:
         from resdet.conversion import convert_file
+        from resdet.labels import COCO_CLASSES
 
         report = convert_file(
             args.source, args.out, classes=args.classes, style=args.style, batchnorm_eps=args.batchnorm_eps
@@ -333,7 +336,11 @@ def convert(arguments: Sequence[str] | None = None) -> None:
         if report.classes:
             shown = ", ".join(report.classes[:5]) + (", ..." if len(report.classes) > 5 else "")
             print(f"{len(report.classes)} classes: {shown}")
-            print(f"-> {report.out}\nnext: python tools/eval.py configs/converted_coco.py {report.out}")
+            print(f"-> {report.out}")
+            if report.classes == COCO_CLASSES:
+                print(f"next: python tools/eval.py configs/converted_coco.py {report.out}")
+            else:
+                print("next: a copy of configs/converted_coco.py with your own test data, and tools/eval.py")
         else:
             print(f"-> {report.out}\nnext: a config with model.init={report.out}")
 
@@ -377,6 +384,7 @@ def ladder(arguments: Sequence[str] | None = None) -> None:
 
     def main() -> None:
         from resdet import ladder as table_9
+        from resdet.backbones.weights import file_hash
         from resdet.engine import distributed
         from resdet.engine.config import load_config, read_settings
         from resdet.errors import InputError
@@ -385,6 +393,8 @@ def ladder(arguments: Sequence[str] | None = None) -> None:
         config = load_config(args.config, args.cfg_options)
         if config.task != "detection":
             raise InputError(f"config {args.config}", found=f"task = {config.task!r}", needed="a detection config")
+        if said := [option for option in args.cfg_options if option.startswith("model.")]:
+            raise InputError("--cfg-options", found=said[0], needed="no model settings: checkpoints tell their nets")
         distributed.start(args.launcher)
         rows = table_9.climb(
             config,
@@ -404,7 +414,8 @@ def ladder(arguments: Sequence[str] | None = None) -> None:
         out = args.out or (Path(args.work_dir) / "ladder.json" if args.work_dir else None)
         if out:
             record = provenance(args.config, args.baseline[0], seed=read_settings(config, "run").seed)
-            nets = {"baseline": args.baseline, "context": args.context, "ensemble": args.ensemble}
+            kinds = {"baseline": args.baseline, "context": args.context, "ensemble": args.ensemble}
+            nets = {kind: {path: file_hash(path) for path in paths} for kind, paths in kinds.items()}
             write_json(
                 out, {"rows": rows, "nets": nets, "scales": args.scales, "size_bounds": args.size_bounds, **record}
             )
@@ -530,6 +541,11 @@ def _options(args: argparse.Namespace) -> list[str]:
     """The overrides, with ``--amp`` among them unless ``run.amp`` is said, and the flags of section ``test``."""
     said = any(option.startswith("run.amp=") for option in args.cfg_options)
     return [*args.cfg_options, *(["run.amp=bf16"] if args.amp and not said else []), *_test_options(args)]
+
+
+def _costs(seconds: dict[str, float]) -> str:
+    parts = ", ".join(f"{stage} {value:.3f}" for stage, value in seconds.items())
+    return f"{sum(seconds.values()):.3f} s per image: {parts}"
 
 
 def _test_options(args: argparse.Namespace) -> list[str]:

@@ -153,7 +153,7 @@ def test_what_does_not_fit(det_config, cls_config, trained):
 def test_files_and_folders(det_config, trained, tiny, tmp_path):
     images = sorted(tiny.images.iterdir())
     how = {"score_threshold": 0.05, "device": "cpu", "batch_size": 2}
-    assert infer_files(det_config, trained / "last.pth", [images[0], images[1], images[2]], out=tmp_path, **how) == 3
+    assert infer_files(det_config, trained / "last.pth", [images[0], images[1], images[2]], out=tmp_path, **how)[0] == 3
     written = json.loads((tmp_path / "detections.json").read_text())
     assert [(row["id"], row["file_name"]) for row in written["images"]] == [
         (number, str(path)) for number, path in enumerate(images[:3], 1)
@@ -170,7 +170,9 @@ def test_files_and_folders(det_config, trained, tiny, tmp_path):
 
 def test_a_high_threshold_leaves_pictures_without_boxes(det_config, trained, tiny, tmp_path):
     image = sorted(tiny.images.iterdir())[0]
-    assert infer_files(det_config, trained / "last.pth", [image], out=tmp_path, score_threshold=1.0, device="cpu") == 1
+    assert (
+        infer_files(det_config, trained / "last.pth", [image], out=tmp_path, score_threshold=1.0, device="cpu")[0] == 1
+    )
     assert json.loads((tmp_path / "detections.json").read_text())["annotations"] == []
     assert (tmp_path / f"{image.stem}.png").is_file()
 
@@ -178,4 +180,4 @@ def test_a_high_threshold_leaves_pictures_without_boxes(det_config, trained, tin
 def test_pictures_of_an_earlier_call_are_no_input(det_config, trained, tiny, tmp_path):
     (tmp_path / "photo.png").write_bytes(sorted(tiny.images.iterdir())[0].read_bytes())
     for _ in range(2):
-        assert infer_files(det_config, trained / "last.pth", [tmp_path], out=tmp_path / "seen", device="cpu") == 1
+        assert infer_files(det_config, trained / "last.pth", [tmp_path], out=tmp_path / "seen", device="cpu")[0] == 1

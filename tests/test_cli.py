@@ -155,6 +155,11 @@ def test_looking_more_than_once(det_config, trained, tiny, tmp_path, capsys):
     assert call("infer", det_config, last, tiny.images, "--out", tmp_path / "seen", *sizes) is None
     rows = json.loads((tmp_path / "seen" / "detections.json").read_text())
     assert 0 < len(rows["annotations"]) <= len(rows["images"])
+    assert "s per image: " in capsys.readouterr().out
+    low = ["--cfg-options", "test.score_threshold=0.01", "test.max_per_image=3"]
+    assert call("infer", det_config, last, tiny.images, "--out", tmp_path / "low", *low) is None
+    many = json.loads((tmp_path / "low" / "detections.json").read_text())["annotations"]
+    assert any(row["score"] < 0.5 for row in many)  # the config's threshold, not that of pictures
 
 
 @pytest.mark.parametrize(

@@ -203,7 +203,7 @@ def test_the_tool_says_what_it_found(tmp_path, capsys):
     assert lines[-3:] == [
         "2 classes: cat, dog",
         f"-> {out}",
-        f"next: python tools/eval.py configs/converted_coco.py {out}",
+        "next: a copy of configs/converted_coco.py with your own test data, and tools/eval.py",
     ]
 
 

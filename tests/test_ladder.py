@@ -37,7 +37,7 @@ def nets(det_config, trained, tmp_path_factory):
 def test_each_row_is_what_eval_gives(det_config, write_config, nets):
     plain, context = nets
     rows = climb(load_config(det_config), [plain], context=[context], ensemble=[context, plain], scales=(48, 64))
-    assert [row.name for row in rows] == [*(rung.name for rung in RUNGS[:4]), "ensemble of 2"]
+    assert [row.name for row in rows] == [*(rung.name for rung in RUNGS[:4]), "ensemble of 2 (paper: test-dev)"]
     refined = ["test.refine=1", "test.vote=0.5", "test.nms_iou=0.3"]
     pyramid = [*refined, "test.scales=(48,64)"]
     wider = ["model.context=True", "model.score_threshold=0.01"]
@@ -76,7 +76,7 @@ def test_shared_work_is_done_once_and_charged_to_each_row(det_config, nets, monk
 def test_seeds_give_mean_and_spread(det_config, nets):
     plain, _ = nets
     rows = climb(load_config(det_config), [plain, plain], scales=(48, 64), group=["red", "blue"])
-    assert [row.name for row in rows][-1] == "ensemble of 2"
+    assert [row.name for row in rows][-1] == "ensemble of 2 (paper: test-dev)"
     assert len(rows[0].runs) == 2 and rows[0].spread("AP") == 0
     run = rows[0].runs[0]
     assert run["group"] == pytest.approx((run["class/red"] + run["class/blue"]) / 2)
@@ -134,3 +134,25 @@ def test_the_tool(det_config, nets, tmp_path, capsys):
     assert [row["name"] for row in content["rows"]] == [rung.name for rung in RUNGS[:4]]
     assert content["scales"] == [48, 64] and content["rows"][1]["stages"]["refinement"] > 0
     assert (tmp_path / "a.md").read_text().startswith(printed.splitlines()[0][:20])
+
+
+def test_what_checkpoints_tell_is_not_overridden(det_config, nets):
+    for option, words in (
+        ("model.shorter_side=32", "checkpoints tell their nets"),
+        ("test.ensemble=('a',)", "--ensemble"),
+    ):
+        with pytest.raises(SystemExit, match=words):
+            cli.ladder([str(det_config), "--baseline", nets[0], "--scales", "48", "--cfg-options", option])
+
+
+def test_a_class_without_objects_has_no_figure(det_config, write_config, nets, tiny, tmp_path):
+    content = json.loads(tiny.val.read_text())
+    content["annotations"] = [row for row in content["annotations"] if row["category_id"] != 9]
+    (tmp_path / "no_red.json").write_text(json.dumps(content))
+    options = [f"test_data.annotation_file={tmp_path / 'no_red.json'}"]
+    for group, figure in ((["red", "blue"], "class/blue"), (["red"], None)):
+        first = climb(load_config(det_config, options), [nets[0]], scales=(48,), group=group)[0]
+        assert first.runs[0]["group"] == (first.runs[0][figure] if figure else -1)
+        assert as_markdown([first], group="red").splitlines()[2].count(" - ") == (
+            2 if figure else 3
+        )  # nothing is medium or large

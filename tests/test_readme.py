@@ -62,6 +62,7 @@ def test_commands_use_flags_that_the_tools_have(line, capsys):
         "tools/ladder.py": lambda: cli.ladder(["-h"]),
         "tools/convert.py": lambda: cli.convert(["-h"]),
         "tools/show_steps.py": lambda: cli.show_steps(["-h"]),
+        "tools/analyze_cls.py": lambda: cli.analyze(["curves", "-h"]),
     }[tool]
     with pytest.raises(SystemExit, match="0"):
         call()

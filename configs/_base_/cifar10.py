@@ -18,6 +18,7 @@ model = dict(
     # channels, as every reimplementation has them.
     mean=(125.3, 123.0, 113.9),
     std=(63.0, 62.1, 66.7),
+    window=8,
 )
 loader = dict(batch_size=128, test_batch_size=500)
 optimizer = dict(lr=0.1, batch_size=128, weight_decay=1e-4)

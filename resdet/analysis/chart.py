@@ -41,7 +41,7 @@ class Panel(NamedTuple):
     ylabel: str
     lines: Sequence[Line]
     log: bool = False
-    """Logarithmic y."""
+    """Logarithmic y, where the values span a decade."""
     top: float | None = None
     """Where y ends; None: with the highest value."""
 
@@ -82,19 +82,23 @@ def draw(panels: Sequence[Panel | Bars], path: str | Path) -> Path:
     return _save(figure, path)
 
 
-def draw_images(images: Sequence[Tensor], captions: Sequence[str], path: str | Path, *, columns: int = 8) -> Path:
+def draw_images(
+    images: Sequence[Tensor], captions: Sequence[str], path: str | Path, *, title: str = "", columns: int = 8
+) -> Path:
     """Write a sheet of images with a caption above each as PNG.
 
     Args:
         images: (3, H, W) uint8 RGB.
         captions: as many.
         path: file to write; its folder is made.
+        title: headline.
         columns: images side by side.
     """
     columns = max(1, min(columns, len(images)))
     rows = max(1, math.ceil(len(images) / columns))
     figure = Figure((1.9 * columns, 2.3 * rows), dpi=120, layout="constrained", facecolor=GROUND)
     FigureCanvasAgg(figure)
+    figure.suptitle(title, fontsize=10, fontweight="bold")
     places = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in places:
         axes.axis("off")
@@ -120,7 +124,9 @@ def _draw_lines(axes: Axes, panel: Panel) -> None:
     axes.margins(x=0.02)
     if all(float(value).is_integer() for line in panel.lines for value in line.x):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if panel.log:
+    values = np.concatenate([np.asarray(line.y, float) for line in panel.lines] or [np.ones(1)])
+    values = values[np.isfinite(values)]
+    if panel.log and len(values) and values.max() >= 10 * values.min() > 0:
         axes.set_yscale("log")
     else:
         axes.set_ylim(bottom=0, top=panel.top)

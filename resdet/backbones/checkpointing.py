@@ -2,7 +2,8 @@
 
 A block of ResNet-1202 keeps four maps for the backward pass; its input is one of them. At a third more work (Chen et
 al. 2016, "Training deep nets with sublinear memory cost") its maps for 128 images take 2.7 GiB instead of 11.0
-(float32; the sizes of the saved tensors of two images, times 64), and weights, gradients and workspace fit 16 GB beside them.
+(float32; the sizes of the saved tensors of two images, times 64), and weights, gradients and workspace fit 16 GB
+beside them.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, NoReturn, get_args
 
 import torch
 
@@ -23,6 +23,7 @@ from resdet.backbones.blocks import BasicBlock, Bottleneck, PreBasicBlock, PreBo
 from resdet.backbones.counting import count
 from resdet.backbones.registry import BACKBONES, Backbone
 from resdet.backbones.resnet import ResidualNet, Stage, StemName
+from resdet.backbones.resnet_cifar import parse_name
 from resdet.errors import InputError, nearest
 
 Order = Literal["post", "pre"]
@@ -94,7 +95,7 @@ def define_net(
     A net with the ImageNet or deep stem, four stages and the order ``"post"`` serves as a detector's backbone.
 
     Args:
-        name: free, without a slash.
+        name: free, without a slash, and none of the CIFAR nets', which the registry reads from the name.
         stem: as in :func:`residual_net`, like all that follow.
         stages: (block, depth, width, stride) of each.
         shortcut: of every block.
@@ -109,8 +110,11 @@ def define_net(
     """
     rows = tuple(tuple(row) if isinstance(row, (tuple, list)) else row for row in stages)
     description = NetDescription(stem, rows, shortcut, order, dropout)
-    if name in BACKBONES and BACKBONES[name].builder == description:
-        return name
+    if name in BACKBONES or parse_name(name):
+        known = BACKBONES[name].builder
+        if known == description:
+            return name
+        _refuse_second(name, known, description)
     side, classes = (32, 10) if stem == "cifar" else (224, 1000)
     with torch.device("meta"):  # facts without weights
         net = description(classes)
@@ -118,6 +122,15 @@ def define_net(
     entry = Backbone(description, net.channels, net.strides, **facts, image_side=side, classes=classes)
     BACKBONES.add(name, entry)
     return name
+
+
+def _refuse_second(name: str, known: Any, description: NetDescription) -> NoReturn:
+    found, needed = "a net of the registry has this name", "a name not taken yet"
+    if isinstance(known, NetDescription):
+        pairs = zip(description._fields, known, description, strict=True)
+        found = "two nets: " + ", ".join(f"{field}={old!r} and {new!r}" for field, old, new in pairs if old != new)
+        needed = "a name not taken yet: files whose nets differ but have one name cannot be used together"
+    raise InputError(f"define_net(name={name!r})", found=found, needed=needed)
 
 
 def _stage(number: int, row: Any, *, shortcut: str, order: Order) -> Stage:

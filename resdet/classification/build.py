@@ -8,9 +8,11 @@ import torch
 from torchvision.transforms import v2
 
 from resdet.backbones.checkpointing import checkpoint_blocks
+from resdet.backbones.resnet import zero_init_residual
 from resdet.backbones.stochastic_depth import stochastic_depth
 from resdet.backbones.weights import init_backbone
 from resdet.classification.classifier import IMAGENET_MEAN, IMAGENET_STD, Classifier
+from resdet.errors import InputError
 
 
 def classifier(
@@ -18,6 +20,7 @@ def classifier(
     backbone: str,
     num_classes: int,
     init: str | None = None,
+    new_head: bool = False,
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
     window: int = 7,
@@ -26,6 +29,7 @@ def classifier(
     cutmix: float = 0.0,
     survival: float = 1.0,
     checkpoint: bool = False,
+    zero_last_bn: bool = False,
 ) -> Classifier:
     """A net of the registry over normalised images.
 
@@ -33,7 +37,8 @@ def classifier(
         backbone: a name of ``BACKBONES``.
         num_classes: K.
         init: weights to go on from: a file, ``"pretrained"`` (timm/ and torchvision/ names), or None for He's
-            initialisation; a classifier of another number of classes is replaced by a new one.
+            initialisation.
+        new_head: leave the linear layer random whatever ``init`` holds, as for other classes than the file's.
         mean: of R, G, B, on the scale 0-255.
         std: likewise.
         window: side in cells of the last map that the net was trained with, for dense testing: 7 of crops of 224.
@@ -43,8 +48,13 @@ def classifier(
         survival: of the last block under stochastic depth (Huang 2016: 0.5); 1 is off.
         checkpoint: keep only the blocks' inputs for the backward pass: ResNet-1202 then trains in a quarter of the
             memory, a third slower.
+        zero_last_bn: start every block as the identity (Goyal 2017).
     """
-    net = init_backbone(backbone, init, num_classes=num_classes, new_classifier=init is not None)
+    if zero_last_bn and init is not None:
+        raise InputError("model.zero_last_bn", found=f"init={init}", needed="init=None: it is a start from nothing")
+    net = init_backbone(backbone, init, num_classes=num_classes, new_classifier=new_head)
+    if zero_last_bn:
+        zero_init_residual(net)
     if survival < 1:
         stochastic_depth(net, survival)
     if checkpoint:

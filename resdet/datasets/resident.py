@@ -128,8 +128,9 @@ class ResidentDataset(Dataset):
         if not len(data):
             raise InputError(data.source, found="no images", needed="at least one image")
         self.data, self.augmentation = data, augmentation
-        totals = data.images.sum((0, 2, 3), dtype=torch.float64)  # exact: whole numbers below 2**53
-        self.fill = (totals * data.images.shape[1] / data.images.numel()).round().to(torch.uint8)
+        blocks = data.images.split(1024)  # torch's sum makes a wide copy of all that it is given
+        totals = torch.stack([block.sum((0, 2, 3), dtype=torch.int64) for block in blocks]).sum(0)
+        self.fill = (totals.double() * data.images.shape[1] / data.images.numel()).round().to(torch.uint8)
         """(3,) the mean colour."""
         self._on: dict[torch.device, tuple[Tensor, Tensor, Tensor]] = {}
 

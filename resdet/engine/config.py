@@ -45,7 +45,7 @@ SUPPLIED = ("num_classes",)
 
 FREE = (
     *("num_classes", "init", "frozen_stages", "frozen_batchnorm", "box_beta"),
-    *("label_smoothing", "mixup", "cutmix", "window", "checkpoint"),
+    *("label_smoothing", "mixup", "cutmix", "window", "checkpoint", "zero_last_bn", "new_head"),
     *("shorter_side", "longer_side", "train_proposals", "test_proposals", "rois_per_image", "background_iou"),
     *("score_threshold", "nms_iou", "max_per_image", "antialias"),
 )
@@ -187,14 +187,8 @@ def _check(config: Config, path: Path) -> None:
     for section in (*CALLS, *(name for name in OPTIONAL_CALLS if name in config)):
         if section not in config:
             raise InputError(where, found=f"no section {section!r}", needed=f"{section} = dict(type=..., ...)")
-        parameters = inspect.signature(target(config, section), eval_str=True).parameters
         given = {k: v for k, v in config[section].items() if k != "type"}
-        _check_keys(f"{where}, section {section!r}", given, parameters)
-        for name, parameter in parameters.items():
-            if parameter.default is parameter.empty and name not in given and name not in SUPPLIED:
-                raise InputError(f"{where}, section {section!r}", found=f"no {name!r}", needed=f"{name}=...")
-            if name in given and parameter.annotation is not parameter.empty:
-                _check_type(f"{where}, {section}.{name}", given[name], parameter.annotation)
+        check_arguments(target(config, section), given, where=where, section=section)
     for section in SETTINGS:
         kind, values = kind_of(config, section), config.get(section, {})
         _check_keys(f"{where}, section {section!r}", values, kind._fields)
@@ -205,10 +199,31 @@ def _check(config: Config, path: Path) -> None:
                 raise InputError(f"{where}, {section}.{name}", found=value, needed=f"a number in [{least}, {greatest}]")
 
 
+def check_arguments(function: Callable, given: Mapping[str, Any], *, where: str, section: str) -> None:
+    """Refuse arguments that a function does not take, lacks, or has of another type.
+
+    Args:
+        function: what a section names.
+        given: its arguments, without ``type``.
+        where: the config or the checkpoint that gives them, for messages.
+        section: the section's name, likewise.
+
+    Raises:
+        InputError: one of these.
+    """
+    parameters = inspect.signature(function, eval_str=True).parameters
+    _check_keys(f"{where}, section {section!r}", given, parameters)
+    for name, parameter in parameters.items():
+        if parameter.default is parameter.empty and name not in given and name not in SUPPLIED:
+            raise InputError(f"{where}, section {section!r}", found=f"no {name!r}", needed=f"{name}=...")
+        if name in given and parameter.annotation is not parameter.empty:
+            _check_type(f"{where}, {section}.{name}", given[name], parameter.annotation)
+
+
 def _check_keys(where: str, given: Mapping, legal: Any) -> None:
     for name in given:
         if name not in legal:
-            raise InputError(where, found=f"unknown key {name!r}", needed=nearest(name, legal))
+            raise InputError(where, found=f"unknown key {name!r}", needed=nearest(str(name), legal))
 
 
 def _check_type(where: str, value: Any, kind: Any) -> None:

@@ -37,17 +37,11 @@ def load_experiment(config: Config, checkpoint: str | Path) -> Experiment:
     load_exactly(experiment.task, loaded["state_dict"], source=checkpoint)
     if config.task == "detection":
         experiment.task.net = build_predictor(config, experiment.net, experiment.classes)
+        experiment.task.net.timed = True
     else:
         experiment.task.net = build_ensemble(config, experiment.net, experiment.classes)
     experiment.task.to(distributed.device(), memory_format=torch.channels_last)
     return experiment
-
-
-def seconds_per_image(experiment: Experiment) -> dict[str, float]:
-    """What each stage of this process's detector took, in the order of their cost."""
-    predictor = experiment.task.net
-    costs = sorted(predictor.seconds.items(), key=lambda item: -item[1])
-    return {stage: seconds / max(1, predictor.images) for stage, seconds in costs}
 
 
 @torch.no_grad()

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mmengine.config import Config
 from torch import nn
 
+from resdet.backbones.custom import define_net
 from resdet.backbones.weights import load_exactly
+from resdet.classification.build import classifier
 from resdet.classification.classifier import Classifier
 from resdet.classification.ensemble import Ensemble
+from resdet.detection.build import faster_rcnn_c4, faster_rcnn_fpn, faster_rcnn_vgg16
 from resdet.detection.faster_rcnn import FasterRCNN
-from resdet.engine.config import call, describe, read_settings, target
+from resdet.engine.config import call, check_arguments, describe, read_settings, target
 from resdet.engine.runner import check_same, read_checkpoint
 from resdet.engine.tasks import ClassificationTask, DetectionTask
-from resdet.errors import InputError
+from resdet.errors import InputError, nearest
 from resdet.inference.predictor import Predictor
+
+BUILDERS = {"detection": (faster_rcnn_c4, faster_rcnn_fpn, faster_rcnn_vgg16), "classification": (classifier,)}
+"""What makes the nets of a task: all that a checkpoint may name."""
 
 
 def from_checkpoint(
@@ -45,51 +51,64 @@ def from_checkpoint(
 
 
 def adopt(config: Config, meta: dict, source: str | Path) -> Config:
-    """The config, with the net of a checkpoint where it asks for that."""
+    """The config, with the net of a checkpoint where it asks for that.
+
+    Raises:
+        InputError: the checkpoint does not tell its net; see :func:`own_config`.
+    """
     if target(config, "model") is not from_checkpoint:
         return config
     said = {k: v for k, v in config.model.items() if k != "type" and v is not None}
-    model = own_model(meta, source)
-    own = {"backbone": model.pop("define")} if "define" in model else {}
-    return Config({**config.to_dict(), **own, "model": {**model, **said}}, filename=config.filename)
+    own = own_config(meta, source).to_dict()
+    return Config({**config.to_dict(), **own, "model": {**own["model"], **said}}, filename=config.filename)
 
 
-def own_model(meta: dict, source: str | Path) -> dict:
-    """The model section that a checkpoint tells of itself.
+def own_config(meta: dict, source: str | Path, *, task: str = "detection") -> Config:
+    """The section ``model`` that a checkpoint tells of itself, and ``backbone`` if its net has one of its own.
+
+    A file may choose among the functions of :data:`BUILDERS` and give them arguments that they take, except for
+    ``init``, which would read another file.
 
     Raises:
-        InputError: it tells none, or names a function from outside this package, which a file may not choose.
+        InputError: it tells no net, names another function, or gives it other arguments.
     """
-    model = meta.get("model") or {}
+    model = meta.get("model")
     where = f"checkpoint {source}"
-    if not {"shorter_side", "label_smoothing"} & set(model):  # files of the first versions tell less
+    if not isinstance(model, Mapping) or not {"shorter_side", "label_smoothing"} & set(model):  # of the first versions
         raise InputError(where, found="no description of its net", needed="one saved by this version")
-    for part in (model, model.get("define", {"type": "resdet.backbones."})):
-        if not str(part.get("type")).startswith(("resdet.detection.", "resdet.classification.", "resdet.backbones.")):
-            raise InputError(where, found=f"a net made by {part.get('type')!r}", needed="one of this package")
-    return dict(model)
+    parts = {"model": ({k: v for k, v in model.items() if k not in ("define", "init")}, BUILDERS[task])}
+    if "define" in model:
+        parts["backbone"] = (model["define"], (define_net,))
+    for section, (part, builders) in parts.items():
+        named = part.get("type") if isinstance(part, Mapping) else part
+        known = {describe(function, {})["type"]: function for function in builders}
+        if not isinstance(named, str) or named not in known:
+            raise InputError(
+                f"{where}, section {section!r}", found=f"a net made by {named!r}", needed=nearest(str(named), known)
+            )
+        given = {k: v for k, v in part.items() if k != "type"}
+        check_arguments(known[named], given, where=where, section=section)
+    return Config({section: dict(part) for section, (part, _) in parts.items()})
 
 
 def load_net(path: str | Path, classes: Sequence[str], *, task: str = "detection") -> nn.Module:
     """A detector or a classifier from its checkpoint alone.
 
     Raises:
-        InputError: damaged, of another task or other classes, or without a description of its net.
+        InputError: damaged, of another task or other classes, or without a description of its net; its net has the name
+            of another one.
     """
     loaded = read_checkpoint(path)
-    if loaded["meta"].get("task") != task:
+    if loaded["meta"].get("task", task) != task:
         raise InputError(f"checkpoint {path}", found=f"task {loaded['meta'].get('task')!r}", needed=task)
     check_same(path, loaded["meta"], classes=classes)
-    model = own_model(loaded["meta"], path)
-    own = {"backbone": model.pop("define")} if "define" in model else {}
-    config = Config({"model": model, **own})
-    function = target(config, "model")
-    unknown = sorted(config.model.keys() - {"type"} - describe(function, {}).keys() - {"backbone", "num_classes"})
-    if own:
-        call(config, "backbone")
-    if unknown:
-        raise InputError(f"checkpoint {path}", found=f"settings {unknown}", needed="those of this version")
-    net = call(config, "model", num_classes=len(classes))
+    config = own_config(loaded["meta"], path, task=task)
+    try:
+        if "backbone" in config:
+            call(config, "backbone")
+        net = call(config, "model", num_classes=len(classes))
+    except InputError as error:
+        raise InputError(f"checkpoint {path}: {error}") from error
     adapter = DetectionTask if task == "detection" else ClassificationTask
     load_exactly(adapter(net), loaded["state_dict"], source=path)
     return net

@@ -82,6 +82,9 @@ class Run(NamedTuple):
 class Publish(NamedTuple):
     """Section ``publish``: what the classification tool does at its end."""
 
+    checkpoint: Literal["last", "best"] = "last"
+    """Which checkpoint becomes the published backbone; the best one is chosen on the test data."""
+
     statistics_images: int | None = 10_000
     """Training images over which BN statistics are computed; None takes all."""
 

@@ -77,7 +77,7 @@ def train(
         record = provenance(config.filename, work_dir / "last.pth", seed=runner.seed, config_text=config.pretty_text)
         write_json(work_dir / "metrics.json", {"figures": figures, "classes": experiment.classes, **record})
     if config.task == "classification":
-        figures = publish_classifier(experiment, work_dir)
+        publish_classifier(experiment, work_dir, figures)
     return figures
 
 
@@ -113,7 +113,8 @@ def train_seeds(
     summary = {k: (statistics.fmean(v), statistics.stdev(v) if len(v) > 1 else 0.0) for k, v in values.items()}
     if distributed.rank() == 0:
         first = next(iter(configs.values()))
-        content = {"mean_and_deviation": summary, "runs": runs, **provenance(first.filename, None)}
+        record = provenance(first.filename, None, config_text=first.pretty_text)
+        content = {"mean_and_deviation": summary, "runs": runs, **record}
         write_json(Path(work_dir) / "seeds.json", content)
     return summary
 
@@ -150,8 +151,11 @@ def build_runner(
         if config.task != "classification" or schedule.policy != "step":
             needed = "a classification config with schedule.policy='step'"
             raise InputError("schedule.warmup_error", found=f"task {config.task!r}, {schedule.policy!r}", needed=needed)
-        bound = schedule.warmup_steps or total
-        hooks.append(ErrorWarmup(factor=schedule.warmup_factor, error=schedule.warmup_error, steps=bound))
+        if not schedule.warmup_steps:
+            needed = "schedule.warmup_steps, at which it ends whatever the error"
+            raise InputError("schedule.warmup_error", found="no bound", needed=needed)
+        warmup = {"factor": schedule.warmup_factor, "error": schedule.warmup_error, "steps": schedule.warmup_steps}
+        hooks.append(ErrorWarmup(**warmup))
     if run.ema is not None:
         hooks.append(EMAHook(momentum=1 - run.ema))
     if run.tensorboard and importlib.util.find_spec("tensorboard") is None:
@@ -200,29 +204,35 @@ def load_trained(experiment: Experiment, path: str) -> None:
         InputError: the checkpoint is of another architecture.
     """
     checkpoint = read_checkpoint(path)
+    backbone = checkpoint["meta"].get("model", {}).get("backbone")  # strides may differ where weights fit
+    if backbone not in (None, experiment.config.model.get("backbone")):
+        needed = f"model.backbone={experiment.config.model.get('backbone')} of the config; or change that"
+        raise InputError(f"load_from {path}", found=f"model.backbone={backbone}", needed=needed)
     same = tuple(checkpoint["meta"]["classes"]) == experiment.classes
     free = () if same else CLASS_LAYERS
     state = {k: v for k, v in checkpoint["state_dict"].items() if not any(fnmatch(k, pattern) for pattern in free)}
     load_exactly(experiment.task, state, source=path, allowed_missing=free)
 
 
-def publish_classifier(experiment: Experiment, work_dir: Path) -> dict[str, float]:
+def publish_classifier(experiment: Experiment, work_dir: Path, figures: dict[str, float]) -> None:
     """Appendix A's step between the two tasks: BN statistics over the training set, then frozen for detection.
 
-    The best checkpoint gets them, is tested once more, and becomes ``<backbone>.safetensors``.
+    A checkpoint gets them, is tested once more, and becomes ``<backbone>.safetensors``. ``metrics.json`` holds both the
+    figures of the last step and those of what was published.
     """
     config = experiment.config
     distributed.wait()  # for rank 0, which writes it
-    checkpoint = read_checkpoint(work_dir / "best.pth")
-    load_exactly(experiment.task, checkpoint["state_dict"], source=work_dir / "best.pth")
+    source = work_dir / f"{read_settings(config, 'publish').checkpoint}.pth"
+    load_exactly(experiment.task, read_checkpoint(source)["state_dict"], source=source)
     device = next(experiment.task.parameters()).device
     images = compute_batchnorm_statistics(experiment.net, _statistics_batches(experiment), device=device)
-    figures = evaluate(experiment)
+    published = evaluate(experiment)
     name = config.model.get("backbone")
     facts = {
         "backbone": name,
         "classes": list(experiment.classes),
-        "figures": figures,
+        "figures": published,
+        "checkpoint": source.name,
         "statistics_images": images,
         "config": config.pretty_text,
     }
@@ -233,10 +243,15 @@ def publish_classifier(experiment: Experiment, work_dir: Path) -> dict[str, floa
         )
         write_json(
             work_dir / "metrics.json",
-            {"figures": figures, "classes": experiment.classes, "statistics_images": images, **record},
+            {
+                "figures": figures,
+                "published": published,
+                "classes": experiment.classes,
+                "statistics_images": images,
+                **record,
+            },
         )
     distributed.wait()
-    return figures
 
 
 def _statistics_batches(experiment: Experiment):

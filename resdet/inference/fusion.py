@@ -18,7 +18,14 @@ from resdet.errors import InputError
 from resdet.structures import Detections
 
 
-def fuse(views: Sequence[Sequence[Detections]], *, iou: float = 0.55, max_per_image: int = 100) -> list[Detections]:
+def fuse(
+    views: Sequence[Sequence[Detections]],
+    *,
+    iou: float = 0.55,
+    score_threshold: float | None = None,
+    max_per_image: int = 100,
+    class_agnostic: bool = False,
+) -> list[Detections]:
     """The detections of V views of the same images (scales, flips, nets) as one list.
 
     In each image and class the boxes of all views come in the order of falling scores. Each joins the fused box that it
@@ -28,7 +35,9 @@ def fuse(views: Sequence[Sequence[Detections]], *, iou: float = 0.55, max_per_im
     Args:
         views: V views of N images each, all in one frame.
         iou: overlap beyond which a box joins, in (0, 1]; 0.55 is the paper's.
+        score_threshold: only fused scores above it are kept; None keeps all.
         max_per_image: at most so many detections of an image, the best ones.
+        class_agnostic: boxes of all classes join each other; the best one's class is that of all.
 
     Returns:
         Detections of each image, best first.
@@ -47,7 +56,7 @@ def fuse(views: Sequence[Sequence[Detections]], *, iou: float = 0.55, max_per_im
     lengths = torch.tensor([len(d.boxes) for d in every], device=device)
     images = torch.arange(count, device=device).repeat(len(views)).repeat_interleave(lengths)
 
-    table = group_table(scores, labels * count + images)
+    table = group_table(scores, images if class_agnostic else labels * count + images)
     # What the r-th box of a group founds has column r; elsewhere stand zero boxes, which overlap nothing.
     fused = boxes.new_zeros((*table.shape, 4), dtype=torch.float64)
     weight = fused.new_zeros(table.shape)
@@ -67,6 +76,8 @@ def fuse(views: Sequence[Sequence[Detections]], *, iou: float = 0.55, max_per_im
     merged = (weight[founded] / total * total.clamp(max=len(views)) / len(views)).to(scores.dtype)
     order = founders.argsort()  # equal scores: in the order of the views and of their detections
     order = order[merged[order].argsort(descending=True, stable=True)]
+    if score_threshold is not None:
+        order = order[merged[order] > score_threshold]
     founders, merged, places = founders[order], merged[order], fused[founded].to(boxes.dtype)[order]
     answers = []
     for n in range(count):

@@ -27,6 +27,9 @@ from resdet.inference.view import View, flatten, mirror
 from resdet.inference.voting import vote
 from resdet.structures import Detections, ImageBatch, ScoredBoxes
 
+FAINT = 0.01
+"""Least score of a detection of one look that may still be fused with those of others."""
+
 
 class Look(NamedTuple):
     """One way to show the images to the nets."""
@@ -42,6 +45,7 @@ class Predictor(nn.Module):
     Args:
         nets: one or more, for the same classes. The first one's suppression settings and input frame are used.
         settings: see :class:`Inference`; its ``ensemble`` is ``nets[1:]`` here.
+        timed: wait for the GPU at the ends of each stage, so that ``seconds`` are those of its own work.
 
     Attributes:
         seconds: per stage, of all calls so far.
@@ -51,7 +55,7 @@ class Predictor(nn.Module):
         InputError: settings that make no sense, alone or together; nets of different numbers of classes.
     """
 
-    def __init__(self, nets: Sequence[FasterRCNN], settings: Inference | None = None) -> None:
+    def __init__(self, nets: Sequence[FasterRCNN], settings: Inference | None = None, *, timed: bool = False) -> None:
         super().__init__()
         settings = settings or Inference()
         check(settings)
@@ -61,7 +65,7 @@ class Predictor(nn.Module):
         if (own := nets[0].preprocess.test_side) in settings.sizes:
             raise InputError("test.sizes", found=f"{own}, the net's own", needed="further shorter sides")
         self.nets, self.settings = nn.ModuleList(nets), settings
-        self.seconds: dict[str, float] = {}
+        self.timed, self.seconds = timed, {}
         self.images = 0
         asked = {name: getattr(settings, name) for name in ("score_threshold", "nms_iou", "max_per_image")}
         self.suppression = nets[0].suppression._replace(
@@ -79,12 +83,17 @@ class Predictor(nn.Module):
             images: of any sizes.
             stages: what other predictors have computed of the same images; a new memory by default.
         """
-        stages = Stages(wait=next(self.parameters()).is_cuda) if stages is None else stages
+        stages = Stages(wait=self.timed and next(self.parameters()).is_cuda) if stages is None else stages
         answers = self._merge(images, stages)
         for stage, seconds in stages.bill().items():
             self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
         self.images += len(images)
         return answers
+
+    def seconds_per_image(self) -> dict[str, float]:
+        """What each stage took so far, the dearest first."""
+        costs = sorted(self.seconds.items(), key=lambda item: -item[1])
+        return {stage: seconds / max(1, self.images) for stage, seconds in costs}
 
     def _merge(self, images: Sequence[Tensor], stages: Stages) -> list[Detections]:
         mirrors = (False, True) if self.settings.flip else (False,)
@@ -94,15 +103,19 @@ class Predictor(nn.Module):
         if self.settings.merge == "nms":
             detections = self._suppress([_stack(of_image) for of_image in zip(*scored, strict=True)], stages)
         else:
-            views = [self._suppress(of_look, stages) for of_look in scored]
-            detections = stages.once(
-                "fusion", object(), lambda: fuse(views, max_per_image=self.suppression.max_per_image)
-            )
+            asked = self.suppression
+            # What one look sees faintly may be sure once it is fused; so each keeps all, and the threshold comes last.
+            views = [self._suppress(of_look, stages, threshold=min(FAINT, asked.score_threshold)) for of_look in scored]
+            limits = {name: getattr(asked, name) for name in ("score_threshold", "max_per_image", "class_agnostic")}
+            detections = stages.once("fusion", object(), lambda: fuse(views, iou=self.settings.wbf_iou, **limits))
         frames = zip(detections, common.input_hw, common.sample_hw, strict=True)
         return [to_original(answer, seen, original) for answer, seen, original in frames]
 
-    def _suppress(self, scored: list[ScoredBoxes], stages: Stages) -> list[Detections]:
-        kept = stages.once("suppression", object(), lambda: suppress(scored, **self.suppression._asdict()))
+    def _suppress(
+        self, scored: list[ScoredBoxes], stages: Stages, *, threshold: float | None = None
+    ) -> list[Detections]:
+        asked = self.suppression if threshold is None else self.suppression._replace(score_threshold=threshold)
+        kept = stages.once("suppression", object(), lambda: suppress(scored, **asked._asdict()))
         if self.settings.vote is None:
             return kept
         return stages.once("voting", object(), lambda: vote(kept, scored, iou=self.settings.vote))

@@ -10,6 +10,7 @@ from resdet.errors import InputError, nearest
 class Inference(NamedTuple):
     """Section ``test``: appendix B of the paper, and what users of other frameworks know.
 
+    ``tools/eval.py``, ``tools/infer.py`` and ``Detector`` follow it; validation during training looks once.
     Names are the same in configs (``test = dict(refine=1)``), on the command line (``--refine 1``) and in Python
     (``Detector(..., test={"refine": 1})``). All of them may be combined.
     """
@@ -29,9 +30,11 @@ class Inference(NamedTuple):
     flip: bool = False
     """Detect on the mirrored image too."""
     sizes: tuple[int, ...] = ()
-    """Detect at further shorter sides too."""
+    """Detect at further shorter sides too; with ``scales``, they give further proposals."""
     merge: Literal["nms", "wbf"] = "nms"
     """How ``flip`` and ``sizes`` are merged: one suppression over all boxes, or weighted box fusion of the answers."""
+    wbf_iou: float = 0.55
+    """Overlap beyond which boxes are fused."""
     nms: Literal["hard", "linear", "gaussian"] = "hard"
     """Suppression, or Soft-NMS with one of its two decays."""
     sigma: float = 0.5
@@ -57,13 +60,13 @@ def check(settings: Inference) -> None:
         legal, value = get_args(kind), getattr(s, name)
         if get_origin(kind) is Literal and value not in legal:
             raise InputError(f"test.{name}", found=repr(value), needed=nearest(str(value), legal))
-    for name, value in (("score_threshold", s.score_threshold), ("nms_iou", s.nms_iou)):
+    for name, value in (("score_threshold", s.score_threshold), ("nms_iou", s.nms_iou), ("wbf_iou", s.wbf_iou)):
         if value is not None and not 0 <= value <= 1:
             raise InputError(f"test.{name}", found=value, needed="a number in [0, 1]")
     if any(b <= a for a, b in zip((0, *s.scales), s.scales, strict=False)):
         raise InputError("test.scales", found=s.scales, needed="shorter sides in rising order, as (400, 600, 800)")
-    if any(size < 1 for size in s.sizes):
-        raise InputError("test.sizes", found=s.sizes, needed="shorter sides in pixels, 1 or more")
+    if any(size < 1 for size in s.sizes) or len(set(s.sizes)) < len(s.sizes):
+        raise InputError("test.sizes", found=s.sizes, needed="different shorter sides in pixels, 1 or more")
     if s.vote is not None and not 0 < s.vote <= 1:
         raise InputError("test.vote", found=s.vote, needed="an IoU in (0, 1]; the paper's is 0.5")
     if s.scale_proposals == "all" and not s.scales:

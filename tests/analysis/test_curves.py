@@ -17,7 +17,12 @@ def write_log(work_dir, start, rows, *, end=""):
 def test_a_run_and_its_resumed_half(tmp_path):
     """The first start reached step 400 and had saved step 200; the second went on from there."""
     first = [{"error": 0.9, "step": 100}, {"error": 0.8, "step": 200}, {"top1_error": 0.7, "step": 200}]
-    first += [{"error": 0.99, "step": 300}, {"error": 0.98, "step": 400}, {"top1_error": 0.97, "step": 400}]
+    first += [
+        {"error": 0.99, "step": 300},
+        {"top1_error": 0.99, "step": 300},
+        {"error": 0.98, "step": 400},
+        {"top1_error": 0.97, "step": 400},
+    ]
     write_log(tmp_path, "20260102_000000", first)
     second = [{"loss": 1.0, "error": 0.5, "step": 300}, {"error": 0.4, "step": 400}, {"top1_error": 0.3, "step": 400}]
     write_log(tmp_path, "20260103_000000", second, end='{"error": 0.2, "st')  # being written

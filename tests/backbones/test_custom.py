@@ -79,10 +79,29 @@ def test_saying_it_twice(names):
     define_net(name="mine", stem="cifar", stages=SMALL[:2])
     assert define_net(name="mine", stem="cifar", stages=[list(row) for row in SMALL[:2]]) == "mine"
     assert BACKBONES["mine"].image_side == 32 and BACKBONES.build("mine").fc.out_features == 10
-    with pytest.raises(InputError, match=r"found:  'mine'\n  needed: a name not taken yet"):
-        define_net(name="mine", stem="cifar", stages=SMALL[:3])
-    with pytest.raises(InputError, match="a name not taken yet"):
-        define_net(name="resnet50", stem="cifar", stages=SMALL)
+    with pytest.raises(InputError) as caught:
+        define_net(name="mine", stem="cifar", stages=SMALL[:1], shortcut="C")
+    assert str(caught.value) == (
+        "define_net(name='mine')\n"
+        f"  found:  two nets: stages={SMALL[:2]!r} and {SMALL[:1]!r}, shortcut='B' and 'C'\n"
+        "  needed: a name not taken yet: files whose nets differ but have one name cannot be used together"
+    )
+
+
+@pytest.mark.parametrize("name", ["resnet50", "cifar-resnet20", "cifar-resnet26", "cifar-preresnet26-C"])
+def test_names_that_the_registry_knows(names, name):
+    with pytest.raises(
+        InputError, match=r"found:  a net of the registry has this name\n  needed: a name not taken yet"
+    ):
+        define_net(name=name, stem="cifar", stages=SMALL)
+    assert name in BACKBONES.names() or BACKBONES[name].builder.depth == 26
+
+
+def test_names_that_cannot_be(names):
+    with pytest.raises(InputError, match="cifar-resnet21"):  # of no such depth, but read as such
+        define_net(name="cifar-resnet21", stem="cifar", stages=SMALL)
+    with pytest.raises(InputError, match="a name without a slash"):
+        define_net(name="timm/resnet50", stem="cifar", stages=SMALL)
 
 
 @pytest.mark.parametrize("shortcut", ["A", "B", "C", "none", "highway"])

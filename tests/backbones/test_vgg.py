@@ -229,6 +229,19 @@ def test_files(tmp_path, registered):
         init_backbone("tiny-vgg", tmp_path / "trunk.pth")  # fc6 and fc7 are wanted, fc8 is not
 
 
+def test_files_of_timm(tmp_path, registered):
+    source = tiny(3)
+    state = {key: value for key, value in source.state_dict().items() if key.startswith("features")}
+    for number, name, shape in ((0, "pre_logits.fc1", (16, 8, 7, 7)), (3, "pre_logits.fc2", (16, 16, 1, 1))):
+        state[f"{name}.weight"] = source.classifier[number].weight.detach().view(shape)
+        state[f"{name}.bias"] = source.classifier[number].bias.detach()
+    state |= {"head.fc.weight": source.fc.weight.detach(), "head.fc.bias": source.fc.bias.detach()}
+    torch.save(state, tmp_path / "timm.pth")
+    found = init_backbone("tiny-vgg", tmp_path / "timm.pth", num_classes=3)
+    assert_close(found.state_dict(), source.state_dict(), rtol=0, atol=0)
+    assert_close(init_backbone("tiny-vgg", tmp_path / "timm.pth").fc7.weight, source.fc7.weight)
+
+
 def test_error_texts(registered):
     with pytest.raises(InputError, match=r"VGGTrunk\n  found:  Linear\n  needed: a VGG"):
         VGGTrunk(nn.Linear(1, 1))

@@ -2,15 +2,25 @@ from __future__ import annotations
 
 import pytest
 import torch
+from mmengine.config import Config
 
+from resdet.backbones.custom import define_net
+from resdet.backbones.registry import BACKBONES
 from resdet.engine.config import load_config
-from resdet.engine.evaluate import evaluate, load_experiment, seconds_per_image
+from resdet.engine.evaluate import evaluate, load_experiment
 from resdet.engine.experiment import build_experiment, build_net
-from resdet.engine.predictor import adopt, build_predictor, load_net, own_model
+from resdet.engine.predictor import adopt, build_predictor, from_checkpoint, load_net, own_config
 from resdet.engine.runner import read_checkpoint, write_checkpoint
 from resdet.errors import InputError
 
 CLASSES = ("blue", "green", "red")
+THIN = {
+    "type": "resdet.backbones.custom.define_net",
+    "name": "thin",
+    "stem": "imagenet",
+    "stages": [["basic", 1, 8, 1], ["basic", 1, 8, 2], ["basic", 1, 8, 2], ["basic", 1, 8, 2]],
+}
+ADOPTING = Config({"model": {"type": from_checkpoint}})
 
 
 @pytest.fixture(scope="module")
@@ -40,18 +50,83 @@ def changed(last, tmp_path, **meta):
     ("change", "words"),
     [
         (lambda model: model.pop("shorter_side"), "no description of its net"),
-        (lambda model: model.update(type="os.system"), "a net made by 'os.system'"),
-        (lambda model: model.update(type="resdet.detection.build.os"), "type='resdet.detection.build.os'"),
-        (lambda model: model.update(rocket=1), "settings ['rocket']"),
+        (lambda model: model.update(rocket=1), "section 'model'\n  found:  unknown key 'rocket'"),
+        (lambda model: model.update({5: 1}), "found:  unknown key 5"),
+        (lambda model: model.update(head_width="48"), "model.head_width\n  found:  '48'\n  needed: int"),
+        (lambda model: model.update(num_classes=None), "model.num_classes\n  found:  None\n  needed: int"),
+        (lambda model: model.pop("backbone"), "found:  no 'backbone'"),
         (lambda model: model.update(head_width=48), "mis-shaped"),
+        (lambda model: model.update(define=THIN | {"rocket": 1}), "section 'backbone'\n  found:  unknown key 'rocket'"),
+        (lambda model: model.update(define=THIN | {"stages": 3}), "backbone.stages\n  found:  3"),
+        (lambda model: model.update(define=THIN | {"dropout": 2.0}), "changed.pth: residual_net(dropout=...)"),
+        (lambda model: model.update(define=3), "section 'backbone'\n  found:  a net made by 3"),
     ],
 )
 def test_what_a_checkpoint_may_not_tell(last, tmp_path, change, words):
     model = dict(read_checkpoint(last)["meta"]["model"])
     change(model)
+    path = changed(last, tmp_path, model=model)
     with pytest.raises(InputError) as caught:
-        load_net(changed(last, tmp_path, model=model), CLASSES)
-    assert words in str(caught.value)
+        load_net(path, CLASSES)
+    assert words in str(caught.value) and str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("place", "named"),
+    [
+        *(
+            ("model", name)
+            for name in (
+                "os.system",
+                "resdet.detection.build.os",
+                "resdet.detection.build.Sequence",
+                "resdet.detection.convert.convert",
+                "resdet.backbones.custom.define_net",
+                "resdet.classification.build.classifier",  # builds no detector
+                ["resdet.detection.build.faster_rcnn_fpn"],
+                None,
+            )
+        ),
+        *(("define", name) for name in ("resdet.backbones.weights.publish", "resdet.detection.build.faster_rcnn_fpn")),
+    ],
+)
+def test_functions_that_a_checkpoint_may_not_call(last, tmp_path, place, named):
+    model = dict(read_checkpoint(last)["meta"]["model"])
+    written = tmp_path / "written.safetensors"
+    call = {"type": named, "path": str(written), "state": {}, "metadata": {}}
+    model.update(call if place == "model" else {"define": call})
+    path = changed(last, tmp_path, model=model)
+    for use in (lambda: load_net(path, CLASSES), lambda: adopt(ADOPTING, read_checkpoint(path)["meta"], path)):
+        with pytest.raises(InputError) as caught:
+            use()
+        assert f"found:  a net made by {named!r}" in str(caught.value)
+    assert not written.exists()
+
+
+@pytest.mark.parametrize("change", [{"rocket": 1}, {"head_width": "48"}, {"define": THIN | {"stem": 1}}])
+def test_adopting_checks_the_same(last, change):
+    meta = read_checkpoint(last)["meta"]
+    with pytest.raises(InputError, match=r"checkpoint x\.pth, "):
+        adopt(ADOPTING, {**meta, "model": {**meta["model"], **change}}, "x.pth")
+
+
+def test_what_a_checkpoint_may_leave_out(last, tmp_path):
+    model = dict(read_checkpoint(last)["meta"]["model"])
+    model.pop("num_classes", None)
+    model["init"] = str(tmp_path / "missing.pth")  # a file may not have another one read
+    assert load_net(changed(last, tmp_path, model=model), CLASSES).roi_head.class_logits.out_features == 4
+    adopted = adopt(ADOPTING, {"model": model}, "x.pth")
+    assert "init" not in adopted.model and "num_classes" not in adopted.model
+
+
+def test_two_files_whose_nets_differ_under_one_name(last, tmp_path, monkeypatch):
+    monkeypatch.setattr(BACKBONES, "_entries", dict(BACKBONES._entries))
+    define_net(**{k: v for k, v in THIN.items() if k != "type"})
+    model = dict(read_checkpoint(last)["meta"]["model"])
+    path = changed(last, tmp_path, model={**model, "define": THIN | {"shortcut": "C"}})
+    with pytest.raises(InputError, match=r"name='thin'\)\n.*two nets: shortcut='B' and 'C'\n.*nets differ") as caught:
+        load_net(path, CLASSES)
+    assert str(path) in str(caught.value)
 
 
 def test_an_ensemble_of_other_classes(last, det_config):
@@ -73,7 +148,7 @@ def test_settings_reach_the_predictor_and_cost_time(det_config, last):
     experiment = load_experiment(config, last)
     assert experiment.task.net.suppression.nms_iou == 0.3
     evaluate(experiment)
-    costs = seconds_per_image(experiment)
+    costs = experiment.task.net.seconds_per_image()
     assert {"backbone", "proposals", "regions", "refinement", "suppression", "voting"} <= set(costs)
     assert list(costs.values()) == sorted(costs.values(), reverse=True) and min(costs.values()) >= 0
     assert experiment.task.net.images == 5
@@ -98,6 +173,8 @@ def test_a_config_that_leaves_the_net_to_the_checkpoint(det_config, write_config
     assert adopt(own, read_checkpoint(last)["meta"], last) is own
 
 
-def test_own_model_needs_a_description():
+def test_own_config_needs_a_description():
     with pytest.raises(InputError, match="no description"):
-        own_model({"classes": ["a"]}, "x.pth")
+        own_config({"classes": ["a"]}, "x.pth")
+    with pytest.raises(InputError, match="no description"):
+        own_config({"model": ["shorter_side"]}, "x.pth")

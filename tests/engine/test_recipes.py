@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from resdet import cli
+from resdet.backbones.weights import read_weights
 from resdet.classification.build import classifier
 from resdet.engine.config import load_config
 from resdet.engine.hooks import ErrorWarmup
@@ -91,6 +92,8 @@ def test_a_resumed_warm_up_goes_on():
 
 
 def test_a_run_with_it_and_its_resumption(cls_config, tmp_path):
+    with pytest.raises(InputError, match="no bound"):
+        train(load_config(cls_config, ["schedule.warmup_error=0.5"]), work_dir=tmp_path / "never")
     said = ["schedule.warmup_error=0.0", "schedule.warmup_steps=5", "schedule.warmup_factor=0.1"]
     rate = []
     for folder, lengths in (("whole", (6,)), ("parts", (2, 6))):
@@ -198,3 +201,41 @@ def test_stochastic_depth_and_checkpointing_from_a_config(cls_config, tmp_path):
     assert not torch.equal(states["plain"]["net.net.conv1.weight"], states["stochastic"]["net.net.conv1.weight"])
     with pytest.raises(InputError, match="survival"):
         train(load_config(cls_config, [*options, "model.survival=0"]), work_dir=tmp_path / "never")
+
+
+def test_a_new_head_is_made_only_when_asked_for(cls_config, tmp_path):
+    short = ["schedule.length=2", "schedule.validate_every=2"]
+    train(load_config(cls_config, short), work_dir=tmp_path)
+    published = tmp_path / "resnet18-half.safetensors"
+    same = classifier(backbone="resnet18-half", num_classes=3, init=str(published))
+    with pytest.raises(InputError, match="class count 3 vs 5"):
+        classifier(backbone="resnet18-half", num_classes=5, init=str(published))
+    fresh = classifier(backbone="resnet18-half", num_classes=5, init=str(published), new_head=True)
+    assert fresh.net.fc.out_features == 5
+    assert torch.equal(fresh.net.layer1[0].conv1.weight, same.net.layer1[0].conv1.weight)
+
+
+def test_blocks_that_start_as_the_identity(tmp_path):
+    net = classifier(backbone="resnet18-half", num_classes=3, zero_last_bn=True)
+    assert not net.net.layer1[0].bn2.weight.any() and net.net.layer1[0].bn1.weight.all()
+    with pytest.raises(InputError, match="zero_last_bn"):
+        classifier(backbone="resnet18-half", num_classes=3, zero_last_bn=True, init="x.pth", new_head=True)
+
+
+@pytest.mark.parametrize("which", ["last", "best"])
+def test_what_is_published_and_what_is_reported(cls_config, tmp_path, which):
+    said = ["schedule.length=4", "schedule.validate_every=2", f"publish.checkpoint={which}"]
+    figures = train(load_config(cls_config, said), work_dir=tmp_path)
+    assert figures == read_checkpoint(tmp_path / "last.pth")["meta"]["figures"]  # not chosen on the test data
+    written = json.loads((tmp_path / "metrics.json").read_text())
+    assert written["figures"] == pytest.approx(figures)
+    state, facts = read_weights(tmp_path / "resnet18-half.safetensors")
+    assert facts["checkpoint"] == f"{which}.pth" and facts["figures"] == written["published"]
+    kept = read_checkpoint(tmp_path / f"{which}.pth")["state_dict"]
+    assert torch.equal(state["conv1.weight"], kept["net.net.conv1.weight"])
+
+
+def test_load_from_another_backbone(det_config, trained, tmp_path):
+    config = load_config(det_config, ["model.backbone=resnet18", f"load_from={trained / 'last.pth'}"])
+    with pytest.raises(InputError, match=r"model.backbone=resnet18-half\n.*model.backbone=resnet18 of"):
+        train(config, work_dir=tmp_path)

@@ -144,3 +144,19 @@ def test_fuse_refuses():
     for iou in (0, -1, 1.5, float("nan")):
         with pytest.raises(InputError, match=r"(?s)fuse: iou.*\(0, 1\]"):
             fuse([[NOTHING]], iou=iou)
+
+
+def test_threshold_and_class_agnostic_fusion():
+    # Two views, one box seen by both (0.6 and 0.4: mean 0.5) and one by the first only (0.8: 0.8 x 1 / 2 = 0.4).
+    box, other = [0.0, 0, 10, 10], [50.0, 50, 60, 60]
+    views = [
+        [Detections(torch.tensor([other, box]), torch.tensor([0.8, 0.6]), torch.tensor([1, 0]))],
+        [Detections(torch.tensor([box]), torch.tensor([0.4]), torch.tensor([2]))],
+    ]
+    (apart,) = fuse(views)
+    assert_close(apart.scores, torch.tensor([0.4, 0.3, 0.2]))  # of classes 1, 0 and 2
+    (joined,) = fuse(views, class_agnostic=True)
+    assert_close(joined.scores, torch.tensor([0.5, 0.4]))
+    assert joined.labels.tolist() == [0, 1]  # the surer box names the class
+    (sure,) = fuse(views, class_agnostic=True, score_threshold=0.4)
+    assert sure.labels.tolist() == [0]

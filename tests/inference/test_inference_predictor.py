@@ -173,10 +173,18 @@ def predict_slowly(
             scored.append(ScoredBoxes(box_ops.scale(boxes, hw, frame), probabilities))
     if s.merge == "nms":
         scored = [ScoredBoxes(torch.cat([a.boxes for a in scored]), torch.cat([a.probabilities for a in scored]))]
-    found = [suppress([a], **suppression._asdict()) for a in scored]
+    if s.merge == "wbf":  # each look keeps what is faint, and the threshold is that of the fused score
+        faint = suppression._replace(score_threshold=min(0.01, suppression.score_threshold))
+        found = [suppress([a], **faint._asdict()) for a in scored]
+    else:
+        found = [suppress([a], **suppression._asdict()) for a in scored]
     if s.vote:
         found = [vote(kept, [a], iou=s.vote) for kept, a in zip(found, scored, strict=True)]
-    (answer,) = found[0] if s.merge == "nms" else fuse(found, max_per_image=suppression.max_per_image)
+    (answer,) = (
+        found[0]
+        if s.merge == "nms"
+        else fuse(found, score_threshold=suppression.score_threshold, max_per_image=suppression.max_per_image)
+    )
     return to_original(answer, frame, image.shape[1:])
 
 
@@ -497,3 +505,14 @@ def test_a_further_size_must_be_another_one():
     nets = [small_net("fpn")]
     with pytest.raises(InputError, match=r"test.sizes\n  found:  64, the net's own"):
         Predictor(nets, Inference(sizes=(96, 64)))
+
+
+def test_the_threshold_holds_for_what_is_fused():
+    net = small_net("fpn")
+    image = noise(60, 70)
+    wanted = Inference(flip=True, merge="wbf", score_threshold=0.3)
+    (low,) = Predictor([net], wanted._replace(score_threshold=0.0)).predict([image])
+    threshold = float(low.scores[len(low.scores) // 2])
+    (answer,) = Predictor([net], wanted._replace(score_threshold=threshold)).predict([image])
+    assert len(answer.scores) and (answer.scores > threshold).all()
+    assert len(answer.scores) >= (low.scores > threshold).sum() - 1  # none was lost before it could be fused

@@ -27,7 +27,7 @@ def test_what_makes_sense(settings):
         ({"scales": (400, 200)}, "(400, 200)", "shorter sides in rising order, as (400, 600, 800)"),
         ({"scales": (64, 64)}, "(64, 64)", "shorter sides in rising order, as (400, 600, 800)"),
         ({"scales": (0, 64)}, "(0, 64)", "shorter sides in rising order, as (400, 600, 800)"),
-        ({"sizes": (64, 0)}, "(64, 0)", "shorter sides in pixels, 1 or more"),
+        ({"sizes": (64, 0)}, "(64, 0)", "different shorter sides in pixels, 1 or more"),
         ({"vote": 0.0}, "0.0", "an IoU in (0, 1]; the paper's is 0.5"),
         ({"vote": 1.1}, "1.1", "an IoU in (0, 1]; the paper's is 0.5"),
         ({"scale_proposals": "all"}, "'all' without test.scales", "test.scales=(...)"),
