@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from resdet.backbones.folding import fold_batchnorm
 from resdet.backbones.weights import load_exactly
 from resdet.datasets.annotations import Annotations, FileNames
 from resdet.detection.build import faster_rcnn_fpn
@@ -80,6 +81,7 @@ def images_and_targets(count: int, hw: tuple[int, int]) -> tuple[list[Tensor], l
 def time_inference(hw: tuple[int, int], *, runs: int) -> Row:
     """One image, from uint8 to detections."""
     ours, theirs = (net.eval() for net in pair(min(hw), max(hw)))
+    fold_batchnorm(ours)  # as whatever loads a checkpoint for inference does
     images, _ = images_and_targets(1, hw)
     device = next(ours.parameters()).device
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from mmengine.config import Config
 
+from resdet.backbones.folding import fold_batchnorm
 from resdet.datasets.detection import DetectionDataset
 from resdet.detection.faster_rcnn import FasterRCNN
 from resdet.engine import distributed
@@ -178,7 +179,7 @@ def _load(path: str, classes: Sequence[str], *, context: bool | None = None) -> 
     if context is not None and net.roi_head.has_context != context:
         kinds = {True: "a net with global context", False: "a net without global context"}
         raise InputError(f"checkpoint {path}", found=kinds[not context], needed=kinds[context])
-    return net.to(distributed.device(), memory_format=torch.channels_last).eval()
+    return fold_batchnorm(net).to(distributed.device(), memory_format=torch.channels_last).eval()
 
 
 def as_markdown(rows: Sequence[Row], *, group: str = "") -> str:

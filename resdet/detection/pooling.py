@@ -11,6 +11,7 @@ import torchvision
 from torch import Tensor, nn
 
 from resdet import boxes as box_ops
+from resdet.detection.row_pooling import roi_align_rows
 from resdet.errors import InputError
 
 CANONICAL_SIDE = 224.0
@@ -76,6 +77,8 @@ class RoIPooling(nn.Module):
         wide = feature.float()  # both operators want one dtype, and coordinates in bfloat16 are off by whole pixels
         if self.method == "pool":
             pooled = torchvision.ops.roi_pool(wide, rois, self.side, 1 / stride)
+        elif self.samples and wide.device.type == "cpu":
+            pooled = roi_align_rows(wide, rois, self.side, 1 / stride, self.samples, half_pixel=self.half_pixel)
         else:
             pooled = torchvision.ops.roi_align(wide, rois, self.side, 1 / stride, self.samples, aligned=self.half_pixel)
         return pooled.to(feature.dtype)

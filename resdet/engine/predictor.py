@@ -9,6 +9,7 @@ from mmengine.config import Config
 from torch import nn
 
 from resdet.backbones.custom import define_net
+from resdet.backbones.folding import fold_batchnorm
 from resdet.backbones.weights import load_exactly
 from resdet.classification.build import classifier
 from resdet.classification.classifier import Classifier
@@ -121,6 +122,7 @@ def build_ensemble(config: Config, net: Classifier, classes: Sequence[str]) -> n
 
 
 def build_predictor(config: Config, net: FasterRCNN, classes: Sequence[str]) -> Predictor:
-    """The net and the rest of its ensemble, with the settings of section ``test``."""
+    """The net and the rest of its ensemble, with the settings of section ``test``; their constant BN is folded."""
     settings = read_settings(config, "test")
-    return Predictor([net, *(load_net(path, classes) for path in settings.ensemble)], settings)
+    nets = [net, *(load_net(path, classes) for path in settings.ensemble)]
+    return Predictor([fold_batchnorm(each) for each in nets], settings)

@@ -16,7 +16,7 @@ from resdet.backbones.custom import define_net
 
 backbone = dict(
     type=define_net,
-    name="thin",
+    name="slim",
     stem="imagenet",
     stages=(("basic", 1, 8, 1), ("basic", 1, 16, 2), ("bottleneck", 1, 8, 2), ("basic", 1, 32, 2)),
     shortcut="C",
@@ -29,7 +29,7 @@ def configs(cls_config, det_config, tmp_path):
     paths = []
     for source in (cls_config, det_config):
         path = tmp_path / source.name
-        path.write_text(source.read_text().replace('backbone="resnet18-half"', 'backbone="thin"') + SECTION)
+        path.write_text(source.read_text().replace('backbone="resnet18-half"', 'backbone="slim"') + SECTION)
         paths.append(path)
     return paths
 
@@ -37,7 +37,7 @@ def configs(cls_config, det_config, tmp_path):
 def test_from_classifier_to_detector(configs, tmp_path):
     short = ["schedule.length=2", "schedule.validate_every=2", "schedule.milestones=()"]
     train(load_config(configs[0], short), work_dir=tmp_path / "cls")
-    published = tmp_path / "cls" / "thin.safetensors"
+    published = tmp_path / "cls" / "slim.safetensors"
     config = load_config(configs[1], [*short, f"model.init={published}"])
     figures = train(config, work_dir=tmp_path / "det")
     last = tmp_path / "det" / "last.pth"
@@ -47,7 +47,7 @@ def test_from_classifier_to_detector(configs, tmp_path):
     net = load_net(last, meta["classes"])  # without its config
     assert net.backbone.channels == (8, 16, 32, 32)
     other = configs[1].with_name("other.py")
-    other.write_text(configs[1].read_text().replace('shortcut="C"', 'shortcut="B"').replace('"thin"', '"thinner"'))
+    other.write_text(configs[1].read_text().replace('shortcut="C"', 'shortcut="B"').replace('"slim"', '"slimmer"'))
     with pytest.raises(InputError, match="trained with"):
         load_experiment(load_config(other), last)
 
@@ -55,7 +55,7 @@ def test_from_classifier_to_detector(configs, tmp_path):
 def test_mistakes(configs, tmp_path):
     for change, words in (
         (('shortcut="C"', 'shortcut="D"'), "'A'|'B'|'C'|A, B, C"),
-        (('name="thin",', 'name="thin", rocket=1,'), "unknown key 'rocket'"),
+        (('name="slim",', 'name="slim", rocket=1,'), "unknown key 'rocket'"),
         (('("basic", 1, 8, 1), ', '("basic", 1.5, 8, 1), '), "stage 1|stages"),
     ):
         path = tmp_path / "mistake.py"
