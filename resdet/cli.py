@@ -360,14 +360,7 @@ def ladder(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--ensemble", nargs="+", default=[], metavar="FILE", help="nets of the ensemble (default: all of the last row)"
     )
-    parser.add_argument(
-        "--scales",
-        type=int,
-        nargs="+",
-        default=[200, 400, 600, 800, 1000],
-        metavar="PX",
-        help="shorter sides of multi-scale testing (default: the paper's 200 400 600 800 1000)",
-    )
+    _add_scales(parser)
     parser.add_argument("--group", nargs="+", default=[], metavar="CLASS", help="classes to give the mean AP of, too")
     parser.add_argument(
         "--size-bounds",
@@ -435,14 +428,7 @@ def show_steps(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--ensemble", nargs="+", default=[], metavar="FILE", help="nets that join the first one, for that picture"
     )
-    parser.add_argument(
-        "--scales",
-        type=int,
-        nargs="+",
-        default=[200, 400, 600, 800, 1000],
-        metavar="PX",
-        help="shorter sides of multi-scale testing (default: the paper's 200 400 600 800 1000)",
-    )
+    _add_scales(parser)
     parser.add_argument(
         "--region-side",
         type=float,
@@ -531,6 +517,17 @@ def _add_nets(parser: argparse.ArgumentParser, *, several: bool, images: str) ->
     )
     parser.add_argument("--limit", type=int, metavar="N", help=f"number of {images}")
     parser.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="override the config")
+
+
+def _add_scales(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--scales",
+        type=int,
+        nargs="+",
+        default=[200, 400, 600, 800, 1000],  # inference.settings.PAPER_SCALES, whose import takes seconds
+        metavar="PX",
+        help="shorter sides of multi-scale testing (default: the paper's 200 400 600 800 1000)",
+    )
 
 
 def _work_dir(args: argparse.Namespace) -> Path:

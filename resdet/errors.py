@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class InputError(ValueError):
@@ -32,3 +32,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
         return f"did you mean {' or '.join(map(repr, close))}? (of {len(known)} known)"
     listing = ", ".join(known[:30]) + (f", and {len(known) - 30} more" if len(known) > 30 else "")
     return f"one of: {listing}"
+
+
+def listed(names: Sequence[str], *, shown: int = 5) -> str:
+    """The first names, and how many more there are; ``"nothing"`` if none."""
+    more = len(names) - shown
+    return (", ".join(names[:shown]) or "nothing") + (f", and {more} more" if more > 0 else "")

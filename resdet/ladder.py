@@ -28,10 +28,9 @@ from resdet.engine.runner import read_checkpoint
 from resdet.errors import InputError
 from resdet.evaluation.coco import SIZE_BOUNDS
 from resdet.inference.predictor import Predictor
-from resdet.inference.settings import Inference
+from resdet.inference.settings import PAPER_SCALES, Inference
 from resdet.inference.stages import Stages
 
-PAPER_SCALES = (200, 400, 600, 800, 1000)
 REFINED = {"refine": 1, "vote": 0.5, "nms_iou": 0.3}
 """The paper's box refinement: one round, NMS at 0.3 on the union, voting among boxes of IoU 0.5 or more."""
 

@@ -30,9 +30,9 @@ from resdet.errors import InputError
 from resdet.inference.multiscale import adjacent_scales, embed_maxout
 from resdet.inference.predictor import Predictor
 from resdet.inference.refinement import regressed
-from resdet.inference.settings import Inference, check
+from resdet.inference.settings import PAPER_SCALES, Inference, check
 from resdet.inference.stages import Stages
-from resdet.inference.view import View, side
+from resdet.inference.view import View, flatten, side
 from resdet.structures import Detections, ImageBatch, ScoredBoxes
 from resdet.visualize import class_colour
 
@@ -80,7 +80,7 @@ def show_steps(
     *,
     context: str | Path | None = None,
     ensemble: Sequence[str | Path] = (),
-    scales: Sequence[int] = (200, 400, 600, 800, 1000),
+    scales: Sequence[int] = PAPER_SCALES,
     region_side: float = 224.0,
     out: str | Path = "steps",
 ) -> list[Path]:
@@ -263,7 +263,7 @@ def draw_multiscale(subject: Subject, scales: Sequence[int], region_side: float)
     sides = torch.stack([side(boxes * view.scale_from(own.frame)) for view in pyramid], dim=1)
     first = adjacent_scales(sides, region_side)
     images = torch.arange(len(rows))
-    vectors = embed_maxout(pyramid, [boxes], own.context(), own.frame, region_side=region_side)
+    vectors = embed_maxout(pyramid, *flatten([boxes]), own.context(), own.frame, region_side=region_side)
     both = subject.net.classify(vectors).logits.softmax(1)[images, labels]
     alone = ask(own, boxes, own.frame).probabilities[images, labels]
 

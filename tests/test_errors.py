@@ -5,7 +5,7 @@ import pickle
 import pytest
 from torch._utils import ExceptionWrapper
 
-from resdet.errors import InputError, nearest
+from resdet.errors import InputError, listed, nearest
 
 TEXT = "a.json\n  found:  3 boxes\n  needed: 4 boxes"
 
@@ -37,3 +37,9 @@ def test_nearest():
     assert nearest("resnet5O", known) == "did you mean 'resnet50' or 'resnet18'? (of 3 known)"
     assert nearest("zzz", known) == "one of: resnet18, resnet50, vgg16"
     assert nearest("zzz", (f"n{i:02}" for i in range(33))).endswith("n29, and 3 more")
+
+
+def test_long_lists_are_cut():
+    assert listed([]) == "nothing"
+    assert listed(["a", "b"]) == "a, b"
+    assert listed(list("abcdefg")) == "a, b, c, d, e, and 2 more"

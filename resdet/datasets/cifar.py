@@ -35,7 +35,7 @@ from torch import Tensor
 
 from resdet.backbones.unpickle import ArrayUnpickler
 from resdet.datasets.folder import SUFFIXES
-from resdet.errors import InputError, nearest
+from resdet.errors import InputError, listed, nearest
 
 logger = logging.getLogger(__name__)
 
@@ -304,17 +304,15 @@ def _read_images(tree: _Tree, split: str, root: str | Path) -> ArrayData:
     by_class = members[split]
     if not by_class:
         tops = sorted({name.split("/")[0] for name in tree.names})
-        raise InputError(f"CIFAR in {root}", found=f"no {split}/<class>/, but {_listing(tops)}", needed=LAYOUTS)
+        raise InputError(f"CIFAR in {root}", found=f"no {split}/<class>/, but {listed(tops)}", needed=LAYOUTS)
     here, there = (set(members[s]) for s in ("train", "test"))
     if here and there and here != there:
-        found = (
-            f"classes only in train: {_listing(sorted(here - there))}; only in test: {_listing(sorted(there - here))}"
-        )
+        found = f"classes only in train: {listed(sorted(here - there))}; only in test: {listed(sorted(there - here))}"
         raise InputError(f"CIFAR in {root}", found=found, needed="the same class folders in train and test")
     classes = tuple(sorted(by_class))
     empty = [name for name in classes if not by_class[name]]
     if empty:
-        found = f"{len(empty)} of {len(classes)} class folders without an image: {_listing(empty)}"
+        found = f"{len(empty)} of {len(classes)} class folders without an image: {listed(empty)}"
         raise InputError(f"{root}: {split}", found=found, needed=f"at least one ({' '.join(SUFFIXES)}) in each")
 
     row = {name: i for i, name in enumerate(name for label in classes for name in sorted(by_class[label]))}
@@ -338,10 +336,6 @@ def _decode(content: bytes, where: str) -> np.ndarray:
         found = f"does not decode ({len(content):,} bytes; {type(error).__name__}: {error})"
         raise InputError(where, found=found, needed=needed) from error
     raise InputError(where, found=f"{width} x {height} pixels, {mode}", needed=needed)
-
-
-def _listing(names: Sequence[str]) -> str:
-    return (", ".join(names[:5]) or "none") + (f", and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 # ------------------------------------------------------------------------------------------------------ decoded images

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from resdet.datasets.annotations import FileNames
 from resdet.datasets.images import read_image
 from resdet.datasets.views import View, to_tensor
-from resdet.errors import InputError
+from resdet.errors import InputError, listed
 
 SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
 """Endings of the files that count as images, in any case."""
@@ -52,7 +52,7 @@ def read_folder(root: str | Path, split: str) -> FolderIndex:
     layout = f"{root}/train/<class>/*.JPEG and {root}/val/<class>/*.JPEG: one folder per class (layout of ILSVRC-2012)"
     folder = os.path.join(root, split)
     if not os.path.isdir(folder):
-        found = f"only {_listing(_folders(root))}" if os.path.isdir(root) else f"no folder {root}"
+        found = f"only {listed(_folders(root))}" if os.path.isdir(root) else f"no folder {root}"
         raise InputError(folder, found=f"no such folder; {found}", needed=layout)
     classes = tuple(_folders(folder))
     if not classes:
@@ -73,7 +73,7 @@ def read_folder(root: str | Path, split: str) -> FolderIndex:
     if empty:
         raise InputError(
             folder,
-            found=f"{len(empty)} of {len(classes)} class folders without an image: {_listing(empty)}",
+            found=f"{len(empty)} of {len(classes)} class folders without an image: {listed(empty)}",
             needed=f"at least one image ({' '.join(SUFFIXES)}) in each; {layout}",
         )
     labels = np.repeat(np.arange(len(classes), dtype=np.int64), counts)
@@ -141,11 +141,6 @@ def _check_same_classes(folder: str, classes: tuple[str, ...], sibling: str, oth
     raise InputError(
         folder,
         found=f"{len(classes)} classes here and {len(others)} in {sibling}; "
-        f"only here: {_listing(only_here)}; only there: {_listing(only_there)}",
+        f"only here: {listed(only_here)}; only there: {listed(only_there)}",
         needed="the same class folders in train and val, since a label is the place in their sorted list",
     )
-
-
-def _listing(names: list[str]) -> str:
-    shown = ", ".join(names[:5]) or "nothing"
-    return shown + (f", and {len(names) - 5} more" if len(names) > 5 else "")

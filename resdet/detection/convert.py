@@ -17,6 +17,7 @@ from resdet.detection.convert_detectron2 import from_detectron2
 from resdet.detection.convert_mmdetection import from_mmdetection
 from resdet.detection.convert_state import (
     EPSILON,
+    LEAF,
     SETTINGS,
     TRUNK,
     Converted,
@@ -32,7 +33,6 @@ from resdet.detection.convert_state import (
 from resdet.errors import InputError
 from resdet.labels import COCO_CATEGORY_IDS
 
-LEAF = r"(weight|bias)"
 # Older files, torchvision's own downloads among them, lack the ".0" of layers that have since been wrapped.
 TORCHVISION: Renames = (
     (rf"backbone\.body\.{TRUNK}", r"backbone.\1"),

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from resdet.detection.convert_state import (
+    LEAF,
     SETTINGS,
     Converted,
     Foreign,
@@ -30,7 +31,6 @@ from resdet.detection.convert_state import (
 from resdet.detection.preprocess import RGB_MEAN, RGB_STD
 from resdet.errors import InputError
 
-LEAF = r"(weight|bias)"
 NORM = r"(weight|bias|running_mean|running_var|num_batches_tracked)"
 CELL_ANCHORS = "proposal_generator.anchor_generator.cell_anchors."
 

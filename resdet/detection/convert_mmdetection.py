@@ -13,6 +13,7 @@ from typing import Any
 
 from resdet.detection.convert_state import (
     BLOCK,
+    LEAF,
     SETTINGS,
     TRUNK,
     Converted,
@@ -29,7 +30,6 @@ from resdet.detection.convert_state import (
 from resdet.detection.preprocess import RGB_MEAN, RGB_STD
 from resdet.errors import InputError
 
-LEAF = r"(weight|bias)"
 CONV5 = "roi_head.embedding.conv5."
 COMMON: Renames = (
     (r"data_preprocessor\.(?:mean|std)", None),

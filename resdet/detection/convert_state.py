@@ -29,6 +29,7 @@ Renames = Sequence[tuple[str, str | None]]
 """(pattern of a whole key of theirs, our name), tried in order; ``\\1`` is the pattern's first group; None: needs no
 place (a constant that is checked elsewhere, a counter)."""
 
+LEAF = r"(weight|bias)"
 BLOCK = r"(\d+\.(?:(?:conv|bn)\d|downsample\.[01])\.\w+)"
 """Key of a residual block in torchvision's, timm's, mmdetection's and our names."""
 TRUNK = r"((?:conv1|bn1|layer[1-4]\.\d+\.(?:(?:conv|bn)\d|downsample\.[01]))\.\w+)"

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from resdet import boxes as box_ops
-from resdet.inference.view import View, flatten, side
+from resdet.inference.view import View, side
 from resdet.structures import ImageBatch
 
 
@@ -32,18 +32,18 @@ def adjacent_scales(sides: Tensor, region_side: float) -> Tensor:
 
 
 def embed_maxout(
-    pyramid: Sequence[View], regions: Sequence[Tensor], context: Tensor, common: ImageBatch, *, region_side: float
+    pyramid: Sequence[View], boxes: Tensor, images: Tensor, context: Tensor, common: ImageBatch, *, region_side: float
 ) -> Tensor:
     """(R, D + E) vectors of regions, each the element-wise maximum over its two scales.
 
     Args:
         pyramid: one net's views, sizes rising.
-        regions: (P, 4) of each image, common frame.
+        boxes: (R, 4) regions, common frame.
+        images: (R,) image of each.
         context: (N, E) of the images. It is a net's view of the whole image at its own size, as in training.
         common: the common frame.
         region_side: pixels.
     """
-    boxes, images = flatten(regions)
     sides = torch.stack([side(boxes * view.scale_from(common)[images]) for view in pyramid], dim=1)
     first = adjacent_scales(sides, region_side)
     vectors: Tensor | None = None

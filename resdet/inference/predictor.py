@@ -176,7 +176,8 @@ class Predictor(nn.Module):
         context = stages.once("context", id(own), own.context)
         boxes, images = flatten(regions)
         if self.settings.scales:
-            vectors = embed_maxout(pyramid, regions, context, common, region_side=self.settings.region_side)
+            side = self.settings.region_side
+            vectors = embed_maxout(pyramid, boxes, images, context, common, region_side=side)
         else:
             vectors = own.embed(boxes, images, context, common)
         limits = common.limits().to(boxes.device)[images]

@@ -6,6 +6,9 @@ from typing import Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from resdet.errors import InputError, nearest
 
+PAPER_SCALES = (200, 400, 600, 800, 1000)
+"""Shorter sides of the paper's pyramid."""
+
 
 class Inference(NamedTuple):
     """Section ``test``: appendix B of the paper, and what users of other frameworks know.

@@ -6,6 +6,7 @@ from torch.testing import assert_close
 
 from resdet import boxes as box_ops
 from resdet.inference.multiscale import adjacent_scales, embed_maxout, merge_proposals
+from resdet.inference.view import flatten
 from resdet.structures import ImageBatch
 
 
@@ -69,7 +70,7 @@ def test_maxout_by_hand():
     pyramid = [Level([(0.5, 0.5), (0.5, 0.5)]), Level([(1, 1), (1, 1)]), Level([(2, 2), (2, 2)])]
     regions = [torch.tensor([[0.0, 0, 20, 20], [0, 0, 80, 80]]), torch.tensor([[0.0, 0, 20, 80]])]
     context = torch.tensor([[7.0], [8.0]])
-    vectors = embed_maxout(pyramid, regions, context, COMMON, region_side=40)
+    vectors = embed_maxout(pyramid, *flatten(regions), context, COMMON, region_side=40)
     # Sides 10, 20, 40: the last two, widths 20 and 40. Sides 40, 80, 160: the first two, widths 40 and 80.
     # The third is 20 x 80, as 40 x 40: sides 20, 40, 80: 20 + 0 against 0 + 40, so the first two, widths 10 and 20.
     assert_close(vectors, torch.tensor([[40.0, -20, 0, 7], [80, -40, 0, 7], [20, -10, 10, 8]]))
@@ -80,7 +81,7 @@ def test_each_image_has_factors_of_its_own():
     # Both regions are 40 x 40; the second image's views are half as large, and not by one factor on both axes.
     pyramid = [Level([(1, 1), (0.5, 0.125)]), Level([(2, 2), (1, 0.25)]), Level([(4, 4), (2, 0.5)])]
     regions = [torch.tensor([[0.0, 0, 40, 40]])] * 2
-    vectors = embed_maxout(pyramid, regions, torch.zeros(2, 0), COMMON, region_side=40)
+    vectors = embed_maxout(pyramid, *flatten(regions), torch.zeros(2, 0), COMMON, region_side=40)
     # Sides 40, 80, 160, and 10, 20, 40: widths 40 and 80 of the first, 40 and 80 of the second's last two.
     assert_close(vectors, torch.tensor([[80.0, -40, 0], [80, -40, 10]]))
     assert [level.rows for level in pyramid] == [1, 2, 1]
@@ -88,9 +89,11 @@ def test_each_image_has_factors_of_its_own():
 
 def test_one_level_and_no_regions():
     for pyramid in ([Level([(1, 1)])], [Level([(1, 1)]), Level([(2, 2)])]):
-        vectors = embed_maxout(pyramid, [torch.zeros(0, 4)], torch.zeros(1, 2), COMMON, region_side=40)
+        vectors = embed_maxout(pyramid, *flatten([torch.zeros(0, 4)]), torch.zeros(1, 2), COMMON, region_side=40)
         assert vectors.shape == (0, 5)
-    alone = embed_maxout([Level([(1, 1)])], [torch.tensor([[0.0, 0, 9, 9]])], torch.ones(1, 1), COMMON, region_side=40)
+    alone = embed_maxout(
+        [Level([(1, 1)])], *flatten([torch.tensor([[0.0, 0, 9, 9]])]), torch.ones(1, 1), COMMON, region_side=40
+    )
     assert_close(alone, torch.tensor([[9.0, -9, 0, 1]]))
 
 
