@@ -24,12 +24,12 @@ def shaken(net: nn.Module) -> nn.Module:
 
 
 def test_by_hand():
-    # conv: 2 x + 1; norm: (x - 3) / sqrt(4) * 5 + 7. Together: (2 x - 2) * 2.5 + 7 = 5 x + 2.
-    conv, norm = nn.Conv2d(1, 1, 1), FrozenBatchNorm(1, eps=0.0)
+    # conv: 2 x + 1; norm: (x - 3) / sqrt(4 + 5) * 6 + 7. Together: (2 x - 2) * 2 + 7 = 4 x + 3.
+    conv, norm = nn.Conv2d(1, 1, 1), FrozenBatchNorm(1, eps=5.0)
     conv.weight.data.fill_(2.0), conv.bias.data.fill_(1.0)
-    norm.running_mean.fill_(3.0), norm.running_var.fill_(4.0), norm.weight.fill_(5.0), norm.bias.fill_(7.0)
+    norm.running_mean.fill_(3.0), norm.running_var.fill_(4.0), norm.weight.fill_(6.0), norm.bias.fill_(7.0)
     folded = fold_batchnorm(nn.Sequential(conv, norm))
-    assert folded[0].weight.item() == 5.0 and folded[0].bias.item() == 2.0
+    assert folded[0].weight.item() == pytest.approx(4.0) and folded[0].bias.item() == pytest.approx(3.0)
     assert isinstance(folded[1], nn.Identity)
 
 

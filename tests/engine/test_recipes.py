@@ -52,13 +52,13 @@ def test_the_warm_up_ends_with_the_error():
         run.step(hook, error)
     assert run.rates == pytest.approx([0.1, 0.2])
     other = Run()
-    hook = ErrorWarmup(factor=0.1, error=0.8, steps=100)
+    hook = ErrorWarmup(factor=0.1, error=0.75, steps=100)
     hook.before_train(other)
-    for error in (0.9, 0.9, 0.9, 0.75, 0.75):  # 0.85, then 0.8: not below; then 0.75
-        other.step(hook, error)
-    assert hook.warming is False or other.rates == pytest.approx([0.01, 0.02])
-    other.step(hook, 0.75)
-    assert other.rates == pytest.approx([0.1, 0.2])
+    for _ in range(4):
+        other.step(hook, 0.75)  # at the limit is not below it
+    assert hook.warming and other.rates == pytest.approx([0.01, 0.02])
+    other.step(hook, 0.5)
+    assert not hook.warming and other.rates == pytest.approx([0.1, 0.2])
 
 
 def test_it_ends_at_its_bound_whatever_the_error():
