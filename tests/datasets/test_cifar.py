@@ -244,7 +244,7 @@ def test_unknown_names(tmp_path):
 
 
 def test_places_that_are_no_cifar(tmp_path):
-    refused(tmp_path, "no train/<class>/, but none", "train/<class>/*.png")
+    refused(tmp_path, "no train/<class>/, but nothing", "train/<class>/*.png")
     (tmp_path / "page.tar.gz").write_text("<html>not found</html>")
     refused(tmp_path / "page.tar.gz", "page.tar.gz", "damaged, or no archive (ReadError")
     refused(tmp_path, "no train/<class>/, but page.tar.gz")
