@@ -51,7 +51,7 @@ class ImageBatch(NamedTuple):
 
 
 class Proposals(NamedTuple):
-    """Regions of a batch, best first, padded to one count. Frame: input."""
+    """Regions of a batch, best first, padded to one count: the valid ones of each image come first. Frame: input."""
 
     boxes: Tensor
     """(N, P, 4) xyxy; rows that are not valid are zero."""
@@ -79,3 +79,38 @@ class Detections(NamedTuple):
     """(D,) in [0, 1]."""
     labels: Tensor
     """(D,) int64 in [0, K)."""
+
+
+class Localizations(NamedTuple):
+    """A box for each class asked for, of one image. Frame: original."""
+
+    labels: Tensor
+    """(C,) int64 in [0, K), in the order asked for."""
+    boxes: Tensor
+    """(C, 4) xyxy."""
+    scores: Tensor
+    """(C,) in [0, 1]: that the box is right, given the class."""
+
+
+class ClassBoxes(NamedTuple):
+    """Many boxes for each class asked for, of one image: candidates and proposals of a localizer. Frame: original."""
+
+    labels: Tensor
+    """(C,) int64 in [0, K), in the order asked for."""
+    boxes: Tensor
+    """(C, P, 4) xyxy."""
+    scores: Tensor
+    """(C, P) in [0, 1]."""
+
+
+class RegionTarget(NamedTuple):
+    """The regions of one image that a second-stage localizer learns from. Frame: sample."""
+
+    boxes: Tensor
+    """(P, 4) xyxy."""
+    goals: Tensor
+    """(P, 4) the box of the object that each stands for; of use where positive."""
+    label: Tensor
+    """() int64 in [0, K): the class of the image, that all regions are asked about."""
+    positive: Tensor
+    """(P,) bool."""

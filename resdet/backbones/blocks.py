@@ -11,6 +11,7 @@ from typing import Literal, get_args
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from resdet.backbones.folding import conv_norm, conv_relu
 from resdet.backbones.shortcuts import conv, join, shortcut
 from resdet.errors import InputError
 
@@ -39,14 +40,16 @@ class BasicBlock(nn.Module):
 
     def residual(self, x: Tensor) -> Tensor:
         """F(x), before the addition."""
-        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        return self.bn2(self.conv2(x))
+        return conv_norm(self._inner(x), self.conv2, self.bn2)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) -> (N, width, H / stride, W / stride)."""
         if self.join is not None:
             return F.relu(self.join(x, self.residual, self.downsample(x)))
-        return F.relu(self.residual(x) + self.downsample(x), inplace=True)
+        return conv_relu(self._inner(x), self.conv2, self.bn2, add=self.downsample(x))
+
+    def _inner(self, x: Tensor) -> Tensor:
+        return conv_relu(x, self.conv1, self.bn1)
 
 
 class Bottleneck(nn.Module):
@@ -79,15 +82,16 @@ class Bottleneck(nn.Module):
 
     def residual(self, x: Tensor) -> Tensor:
         """F(x), before the addition."""
-        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        x = F.relu(self.bn2(self.conv2(x)), inplace=True)
-        return self.bn3(self.conv3(x))
+        return conv_norm(self._inner(x), self.conv3, self.bn3)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) -> (N, 4 width, H / stride, W / stride)."""
         if self.join is not None:
             return F.relu(self.join(x, self.residual, self.downsample(x)))
-        return F.relu(self.residual(x) + self.downsample(x), inplace=True)
+        return conv_relu(self._inner(x), self.conv3, self.bn3, add=self.downsample(x))
+
+    def _inner(self, x: Tensor) -> Tensor:
+        return conv_relu(conv_relu(x, self.conv1, self.bn1), self.conv2, self.bn2)
 
 
 class PreBasicBlock(nn.Module):

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from resdet.backbones.folding import conv_norm
 from resdet.errors import InputError, nearest
 
 SHORTCUTS = {
@@ -58,7 +59,7 @@ def shortcut(kind: str, in_channels: int, out_channels: int, *, stride: int, bat
         return Absent()
     if kind == "C" or (kind == "B" and changes):
         projection = conv(in_channels, out_channels, 1, stride=stride)
-        return nn.Sequential(projection, nn.BatchNorm2d(out_channels)) if batchnorm else nn.Sequential(projection)
+        return Projection(projection, nn.BatchNorm2d(out_channels)) if batchnorm else nn.Sequential(projection)
     identity = ZeroPadding(in_channels, out_channels, stride=stride) if changes else nn.Identity()
     if kind in ("scaling", "shortcut-scaling"):
         return nn.Sequential(identity, Scale(SCALE))
@@ -84,6 +85,14 @@ def gate(kind: str, in_channels: int, out_channels: int, *, stride: int) -> nn.M
     layer = nn.Conv2d(in_channels, out_channels, kernel, stride=stride, padding=kernel // 2)
     nn.init.constant_(layer.bias, bias)
     return nn.Sequential(layer, nn.Sigmoid())
+
+
+class Projection(nn.Sequential):
+    """Options B and C: a 1x1 convolution and its BN."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) -> (N, out_channels, H / stride, W / stride)."""
+        return conv_norm(x, *self)
 
 
 class ZeroPadding(nn.Module):

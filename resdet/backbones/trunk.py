@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from resdet.backbones.folding import conv_norm
 from resdet.backbones.frozen import freeze_batchnorm
 from resdet.backbones.resnet import STRIDES
 from resdet.errors import InputError
@@ -51,7 +52,7 @@ class Trunk(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(N, 3, H, W) -> C2 .. C_last; map i is (N, channels[i], ceil(H / strides[i]), ceil(W / strides[i]))."""
-        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        x = self.maxpool(self.relu(conv_norm(images, self.conv1, self.bn1)))
         maps = []
         for name in self.stages:
             x = getattr(self, name)(x)
@@ -110,6 +111,28 @@ def conv5_head(net: nn.Module) -> nn.Module:
     """conv5_x, which the C4 detector runs on each pooled region (appendix A); gives ``stage_channels(net)[-1]``."""
     check_residual(net, where=f"conv5_head({type(net).__name__})")
     return net.layer4
+
+
+def take_stride(stage: nn.Module) -> int:
+    """The stride of a stage whose first block strides on 1x1 convolutions alone, taken off it.
+
+    Such a block reads every second cell and never the others, so whoever makes its input need not make those: the
+    stage, changed in place, does on every second cell what it did on all. Of any other stage the stride stays.
+
+    Returns:
+        The stride taken, 1 if none.
+    """
+    block = stage[0]
+    beside = getattr(block, "downsample", None)
+    readers = [getattr(block, "conv1", None), beside[0] if isinstance(beside, nn.Sequential) else None]
+    if not all(type(conv) is nn.Conv2d and conv.kernel_size == (1, 1) for conv in readers):
+        return 1
+    if len({conv.stride for conv in readers}) > 1:
+        return 1
+    stride = readers[0].stride[0]
+    for conv in readers:
+        conv.stride = (1, 1)
+    return stride
 
 
 def freeze_stages(trunk: Trunk, count: int) -> Trunk:

@@ -7,10 +7,11 @@ from typing import Literal
 
 from torch import nn
 
+from resdet.backbones.checkpointing import checkpoint_blocks
 from resdet.backbones.fpn import FPN
 from resdet.backbones.frozen import freeze_batchnorm
 from resdet.backbones.registry import BACKBONES
-from resdet.backbones.trunk import Trunk, conv5_head, freeze_stages
+from resdet.backbones.trunk import Trunk, conv5_head, freeze_stages, take_stride
 from resdet.backbones.vgg import VGG, VGGTrunk, freeze_groups
 from resdet.backbones.weights import init_backbone
 from resdet.detection.anchors import Anchors
@@ -34,6 +35,8 @@ def faster_rcnn_c4(
     shorter_side: int | Sequence[int] = 600,
     longer_side: int = 1000,
     antialias: bool = False,
+    multiple: int = 32,
+    checkpoint: bool = False,
     anchor_sizes: Sequence[float] = (64, 128, 256, 512),
     rounded_anchors: bool = True,
     pooling: Literal["align", "pool"] = "pool",
@@ -60,6 +63,8 @@ def faster_rcnn_c4(
         shorter_side: of the input, in pixels; one of several is drawn for each training batch.
         longer_side: its bound.
         antialias: blur before shrinking, as Pillow and detectron2; torchvision and mmdetection do not.
+        multiple: the padded batch is a multiple of this; a larger one gives fewer sizes to compile or search for.
+        checkpoint: keep only the inputs of the blocks for the backward pass: a third slower, for less memory.
         anchor_sizes: sides in input pixels; VOC leaves out 64 (Ren 2015).
         rounded_anchors: to whole pixels, as in torchvision; detectron2 and mmdetection do not.
         pooling: the paper pools (``"pool"``); ``"align"`` is Mask R-CNN's.
@@ -73,11 +78,13 @@ def faster_rcnn_c4(
         nms_iou: of detections.
         max_per_image: at most so many of them.
     """
-    net = _residual_net(backbone, init, frozen_batchnorm)
+    net = _residual_net(backbone, init, frozen_batchnorm, checkpoint=checkpoint)
     trunk = freeze_stages(Trunk(net, last=4), frozen_stages)
     channels, stride = trunk.channels[-1], trunk.strides[-1]
+    conv5 = conv5_head(net)
+    every = take_stride(conv5)
     return FasterRCNN(
-        Preprocess(shorter_side, longer_side, antialias=antialias),
+        Preprocess(shorter_side, longer_side, antialias=antialias, multiple=multiple),
         trunk,
         LastLevel(),
         RPN(
@@ -87,8 +94,8 @@ def faster_rcnn_c4(
             test_cut=Cut(*test_proposals),
         ),
         RoIHead(
-            RoIPooling(14, [stride], method=pooling, half_pixel=half_pixel, samples=align_samples),
-            Conv5Embedding(conv5_head(net), BACKBONES[backbone].channels[-1]),
+            RoIPooling(14, [stride], method=pooling, half_pixel=half_pixel, samples=align_samples, every=every),
+            Conv5Embedding(conv5, BACKBONES[backbone].channels[-1]),
             num_classes=num_classes,
             class_agnostic=class_agnostic,
             context=context,
@@ -112,6 +119,8 @@ def faster_rcnn_fpn(
     shorter_side: int | Sequence[int] = 800,
     longer_side: int = 1333,
     antialias: bool = False,
+    multiple: int = 32,
+    checkpoint: bool = False,
     anchor_sizes: Sequence[float] = (32, 64, 128, 256, 512),
     rounded_anchors: bool = True,
     pyramid_channels: int = 256,
@@ -139,6 +148,8 @@ def faster_rcnn_fpn(
         shorter_side: of the input, in pixels; one of several is drawn for each training batch.
         longer_side: its bound.
         antialias: blur before shrinking, as Pillow and detectron2; torchvision and mmdetection do not.
+        multiple: the padded batch is a multiple of this; a larger one gives fewer sizes to compile or search for.
+        checkpoint: keep only the inputs of the blocks for the backward pass: a third slower, for less memory.
         anchor_sizes: one side in input pixels for each of P2 ... P6.
         rounded_anchors: to whole pixels, as in torchvision; detectron2 and mmdetection do not.
         pyramid_channels: width of the pyramid.
@@ -155,10 +166,11 @@ def faster_rcnn_fpn(
         nms_iou: of detections.
         max_per_image: at most so many of them.
     """
-    trunk = freeze_stages(Trunk(_residual_net(backbone, init, frozen_batchnorm), last=5), frozen_stages)
+    net = _residual_net(backbone, init, frozen_batchnorm, checkpoint=checkpoint)
+    trunk = freeze_stages(Trunk(net, last=5), frozen_stages)
     fpn = FPN(trunk.channels, pyramid_channels, strides=trunk.strides)
     return FasterRCNN(
-        Preprocess(shorter_side, longer_side, antialias=antialias),
+        Preprocess(shorter_side, longer_side, antialias=antialias, multiple=multiple),
         trunk,
         fpn,
         RPN(
@@ -263,12 +275,12 @@ def faster_rcnn_vgg16(
     )
 
 
-def _residual_net(backbone: str, init: str | None, frozen_batchnorm: bool) -> nn.Module:
+def _residual_net(backbone: str, init: str | None, frozen_batchnorm: bool, *, checkpoint: bool) -> nn.Module:
     net = _net(backbone, init, frozen_batchnorm)
     if isinstance(net, VGG):
         needed = "a residual net, such as resnet101; faster_rcnn_vgg16 takes vgg16 and vgg16-bn"
         raise InputError(f"backbone {backbone!r}", found="a VGG", needed=needed)
-    return net
+    return checkpoint_blocks(net) if checkpoint else net
 
 
 def _net(backbone: str, init: str | None, frozen_batchnorm: bool) -> nn.Module:

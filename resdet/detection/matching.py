@@ -17,6 +17,8 @@ from resdet.structures import Target
 POSITIVE, NEGATIVE, NEITHER = 1, 0, -1
 IGNORED_COVERAGE = 0.5
 """A candidate with at least this share of itself inside an ignored region is never called background."""
+PAIRS = 1 << 26
+"""Candidates times objects of one go, 256 MB for each table of them: further images come after."""
 
 
 class PaddedTargets(NamedTuple):
@@ -77,6 +79,14 @@ def match(
         best_for_each: an object's best candidates are positive whatever their IoU (Ren 2015, rule i), each for the
             object it itself overlaps most.
     """
+    how = {"positive_iou": positive_iou, "background_iou": background_iou, "best_for_each": best_for_each}
+    at_once = max(1, PAIRS // (targets.boxes.shape[1] * candidates.shape[-2]))
+    if at_once < len(targets.boxes):
+        some = [slice(first, first + at_once) for first in range(0, len(targets.boxes), at_once)]
+        own = [candidates if candidates.dim() == 2 else candidates[rows] for rows in some]
+        truth = [PaddedTargets(*(part[rows] for part in targets)) for rows in some]
+        parts = [match(c, t, **how) for c, t in zip(own, truth, strict=True)]
+        return Matches(*map(torch.cat, zip(*parts, strict=True)))
     overlap = box_ops.iou(targets.boxes, candidates).mul_(targets.real[..., None])  # (N, G, M)
     best, index = overlap.max(dim=1)
     low, high = background_iou
@@ -84,13 +94,11 @@ def match(
     if best_for_each:
         top = overlap.amax(dim=2, keepdim=True)
         positive |= ((overlap == top) & (top > 0)).any(dim=1)
-    kind = torch.full_like(index, NEITHER, dtype=torch.int8)
-    kind[(best >= low) & (best < high)] = NEGATIVE
+    kind = torch.full_like(index, NEITHER, dtype=torch.int8).masked_fill_((best >= low) & (best < high), NEGATIVE)
     if targets.ignore.is_cuda or targets.ignore.any():  # asking a GPU would wait for it
         regions = torch.where(targets.ignore[..., None], targets.boxes, 0)
-        kind[box_ops.coverage(candidates, regions).amax(-1) >= IGNORED_COVERAGE] = NEITHER
-    kind[positive] = POSITIVE
-    return Matches(kind, index)
+        kind.masked_fill_(box_ops.coverage(candidates, regions).amax(-1) >= IGNORED_COVERAGE, NEITHER)
+    return Matches(kind.masked_fill_(positive, POSITIVE), index)
 
 
 class Sample(NamedTuple):

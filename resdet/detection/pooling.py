@@ -29,6 +29,7 @@ class RoIPooling(nn.Module):
         samples: sampling points per bin and axis of RoIAlign; 0 takes as many as the bin is wide.
         half_pixel: shift by half a feature cell, so that centres of pixels and cells agree (detectron2's
             ``aligned=True``).
+        every: keep every so many-th bin of each axis (:func:`resdet.backbones.trunk.take_stride`).
     """
 
     def __init__(
@@ -39,12 +40,13 @@ class RoIPooling(nn.Module):
         method: Literal["align", "pool"] = "align",
         samples: int = 2,
         half_pixel: bool = False,
+        every: int = 1,
     ) -> None:
         super().__init__()
         if method not in ("align", "pool"):
             raise InputError("pooling method", found=repr(method), needed="'align' or 'pool'")
         self.side, self.strides = side, tuple(strides)
-        self.method, self.samples, self.half_pixel = method, samples, half_pixel
+        self.method, self.samples, self.half_pixel, self.every = method, samples, half_pixel, every
 
     def forward(self, features: Sequence[Tensor], boxes: Tensor, images: Tensor) -> Tensor:
         """Pool.
@@ -55,16 +57,23 @@ class RoIPooling(nn.Module):
             images: (R,) the image of each region.
 
         Returns:
-            (R, C, side, side) in the features' dtype.
+            (R, C, side, side) in the features' dtype; with ``every``, (R, C, ceil(side / every), ceil(side / every)).
         """
+        levels = self.levels(boxes) if len(self.strides) > 1 else torch.zeros_like(images)
+        used = features[: len(self.strides)]
+        if self.method == "align" and self.samples:
+            # A CPU sums in float32; a GPU's kernel does so whatever the dtype. Coordinates never are in bfloat16.
+            wide = [f if f.is_cuda else f.float() for f in used]
+            how = {"side": self.side, "samples": self.samples, "half_pixel": self.half_pixel, "every": self.every}
+            return roi_align_rows(wide, boxes, images, levels, strides=self.strides, **how).to(used[0].dtype)
         rois = torch.cat([images[:, None].to(boxes.dtype), boxes], dim=1)
-        if len(self.strides) == 1:
-            return self._pool(features[0], rois, self.strides[0])
-        levels = self.levels(boxes)
-        pooled = features[0].new_empty((len(boxes), features[0].shape[1], self.side, self.side))
+        if len(used) == 1:
+            return self._pool(used[0], rois, self.strides[0])
+        side = -(-self.side // self.every)
+        pooled = used[0].new_empty((len(boxes), used[0].shape[1], side, side))
         for level, stride in enumerate(self.strides):
             rows = torch.where(levels == level)[0]
-            pooled.index_copy_(0, rows, self._pool(features[level], rois[rows], stride))
+            pooled.index_copy_(0, rows, self._pool(used[level], rois[rows], stride))
         return pooled
 
     def levels(self, boxes: Tensor) -> Tensor:
@@ -77,8 +86,6 @@ class RoIPooling(nn.Module):
         wide = feature.float()  # both operators want one dtype, and coordinates in bfloat16 are off by whole pixels
         if self.method == "pool":
             pooled = torchvision.ops.roi_pool(wide, rois, self.side, 1 / stride)
-        elif self.samples and wide.device.type == "cpu":
-            pooled = roi_align_rows(wide, rois, self.side, 1 / stride, self.samples, half_pixel=self.half_pixel)
         else:
             pooled = torchvision.ops.roi_align(wide, rois, self.side, 1 / stride, self.samples, aligned=self.half_pixel)
-        return pooled.to(feature.dtype)
+        return pooled[:, :, :: self.every, :: self.every].to(feature.dtype)

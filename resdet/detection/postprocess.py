@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -31,8 +32,9 @@ def score_regions(predictions: Predictions, proposals: Proposals, limits: Tensor
     """
     count = proposals.boxes.shape[1]
     read = read_predictions(predictions, proposals.boxes.flatten(0, 1), limits.repeat_interleave(count, 0))
-    parts = zip(read.boxes.split(count), read.probabilities.split(count), proposals.valid, strict=True)
-    return [ScoredBoxes(boxes[valid], probabilities[valid]) for boxes, probabilities, valid in parts]
+    real = proposals.valid.sum(1).tolist()  # they come first
+    parts = zip(read.boxes.split(count), read.probabilities.split(count), real, strict=True)
+    return [ScoredBoxes(boxes[:n], probabilities[:n]) for boxes, probabilities, n in parts]
 
 
 def suppress(
@@ -70,14 +72,14 @@ def suppress(
         raise InputError("suppress: sigma", found=sigma, needed="a number above 0")
     probabilities = torch.cat([s.probabilities for s in scored])
     boxes = torch.cat([s.boxes for s in scored])
-    device = boxes.device
-    counts = torch.tensor([len(s.probabilities) for s in scored], device=device)
-    images = torch.arange(len(scored), device=device).repeat_interleave(counts)
-    rows, labels = torch.where(probabilities > score_threshold)
-    scores = probabilities[rows, labels]
-    boxes = boxes[rows, labels % boxes.shape[1]]
-    whole = ((boxes[:, 2:] - boxes[:, :2]) >= MIN_SIDE).all(1)
-    images, labels, scores, boxes = images[rows][whole], labels[whole], scores[whole], boxes[whole]
+    counts = [len(s.probabilities) for s in scored]
+    images = torch.arange(len(scored), device=boxes.device)
+    images = images.repeat_interleave(
+        torch.tensor(counts).to(images.device, non_blocking=True), output_size=sum(counts)
+    )
+    whole = ((boxes[..., 2:] - boxes[..., :2]) >= MIN_SIDE).all(-1)  # (R, K or 1)
+    rows, labels = torch.where((probabilities > score_threshold) & whole)
+    images, scores, boxes = images[rows], probabilities[rows, labels], boxes[rows, labels % boxes.shape[1]]
     groups = images if class_agnostic else images * probabilities.shape[1] + labels
     if method == "hard":
         kept = box_ops.batched_nms(boxes, scores, groups, nms_iou)
@@ -86,15 +88,15 @@ def suppress(
         kept, scores = soft_nms(
             boxes, scores, groups, decay=decay, score_threshold=score_threshold, max_per_group=max_per_image
         )
-    answers = []
-    for n in range(len(scored)):
-        mine = kept[images[kept] == n][:max_per_image]
-        answers.append(Detections(boxes[mine], scores[mine], labels[mine]))
-    return answers
+    images, order = images[kept].sort(stable=True)
+    bounds = torch.searchsorted(images, torch.arange(len(scored) + 1, device=images.device)).tolist()
+    kept = kept[order]
+    parts = [kept[first:last][:max_per_image] for first, last in pairwise(bounds)]
+    return [Detections(boxes[mine], scores[mine], labels[mine]) for mine in parts]
 
 
 def to_original(detections: Detections, from_hw: tuple[int, int], original_hw: tuple[int, int]) -> Detections:
     """Detections of an image of size ``from_hw`` in the frame of its file."""
     boxes = box_ops.scale(detections.boxes, from_hw, original_hw)
-    limits = boxes.new_tensor((original_hw[1], original_hw[0]) * 2)
+    limits = torch.tensor((original_hw[1], original_hw[0]) * 2).to(boxes.device, non_blocking=True)
     return detections._replace(boxes=box_ops.clip(boxes, limits))  # rounding may leave the image by a hair

@@ -43,10 +43,10 @@ class Preprocess(nn.Module):
     ) -> None:
         super().__init__()
         self.shorter_side = (shorter_side,) if isinstance(shorter_side, int) else tuple(shorter_side)
-        if not self.shorter_side or min(*self.shorter_side, longer_side) < 1:
+        if not self.shorter_side or min(*self.shorter_side, longer_side, multiple) < 1:
             raise InputError(
                 "input size",
-                found=f"shorter_side={shorter_side}, longer_side={longer_side}",
+                found=f"shorter_side={shorter_side}, longer_side={longer_side}, multiple={multiple}",
                 needed="pixels, 1 or more",
             )
         self.longer_side, self.antialias, self.multiple = longer_side, antialias, multiple

@@ -6,17 +6,19 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resdet import boxes as box_ops
+from resdet.backbones.folding import conv_relu
 from resdet.detection.anchors import Anchors
 from resdet.detection.losses import SMOOTH_L1_BETA, box_loss, objectness_loss
-from resdet.detection.matching import PaddedTargets, match, sample
+from resdet.detection.matching import PaddedTargets, Sample, match, sample
 from resdet.structures import Proposals
 
 MIN_SIDE = 1e-3
 """Proposals with a side below this many input pixels are dropped: clipping has left nothing of them."""
+NMS_BOXES = 40_000
+"""Boxes in one call of NMS: a GPU's kernel marks every pair, which here takes 200 MB."""
 
 
 class RPNHead(nn.Module):
@@ -33,7 +35,7 @@ class RPNHead(nn.Module):
 
     def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Per level (N, H * W * A) objectness logits and (N, H * W * A, 4) deltas, in the order of the anchors."""
-        shared = [F.relu(self.conv(f)) for f in features]
+        shared = [conv_relu(f, self.conv) for f in features]
         logits = [self.objectness(s).permute(0, 2, 3, 1).flatten(1) for s in shared]
         deltas = [self.deltas(s).permute(0, 2, 3, 1).reshape(len(s), -1, 4) for s in shared]
         return logits, deltas
@@ -111,11 +113,14 @@ class RPN(nn.Module):
         scores, levels = torch.cat(scores, 1), torch.cat(levels, 1)
         sides = boxes[..., 2:] - boxes[..., :2]
         scores = scores.masked_fill((sides < MIN_SIDE).any(-1), float("-inf"))
-        images = torch.arange(len(boxes), device=boxes.device)[:, None]
-        groups = images * len(anchors) + levels
-        kept = box_ops.batched_nms(boxes.flatten(0, 1), scores.flatten(), groups.flatten(), self.nms_iou)
         survives = torch.zeros_like(scores, dtype=torch.bool)
-        survives.view(-1)[kept] = True
+        at_once = max(1, NMS_BOXES // scores.shape[1])
+        for first in range(0, len(boxes), at_once):
+            rows = slice(first, first + at_once)
+            images = torch.arange(len(boxes[rows]), device=boxes.device)[:, None]
+            groups = (images * len(anchors) + levels[rows]).flatten()
+            kept = box_ops.batched_nms(boxes[rows].flatten(0, 1), scores[rows].flatten(), groups, self.nms_iou)
+            survives[rows].view(-1).index_fill_(0, kept, True)
         scores, index = scores.masked_fill(~survives, float("-inf")).topk(min(cut.after, scores.shape[1]), dim=1)
         valid = scores > float("-inf")
         if not valid.is_cuda:  # without a device to wait for, a shorter batch is cheaper than one fixed shape
@@ -125,15 +130,33 @@ class RPN(nn.Module):
         return Proposals(boxes, scores, valid)
 
     def _losses(self, logits: Tensor, deltas: Tensor, anchors: Tensor, targets: PaddedTargets) -> dict[str, Tensor]:
-        # Differs from the paper: anchors that cross the image's border take part, as in every successor.
-        with torch.no_grad():
-            matches = match(anchors, targets, positive_iou=0.7, background_iou=(0.0, 0.3), best_for_each=True)
-            drawn = sample(matches.kind, count=self.count, positive_fraction=self.positive_fraction)
-            objects = matches.target.gather(1, drawn.index)
-            goal = targets.boxes.gather(1, objects[..., None].expand(-1, -1, 4))
-            wanted = box_ops.encode(anchors[drawn.index], goal)
-        chosen = deltas.gather(1, drawn.index[..., None].expand(-1, -1, 4))
-        return {
-            "loss_rpn_objectness": objectness_loss(logits.gather(1, drawn.index), drawn.positive, drawn.used),
-            "loss_rpn_box": box_loss(chosen, wanted, drawn.positive, drawn.used, beta=self.beta),
-        }
+        drawn, wanted = draw_anchors(anchors, targets, count=self.count, positive_fraction=self.positive_fraction)
+        return anchor_losses(logits, deltas, drawn, wanted, beta=self.beta)
+
+
+@torch.no_grad()
+def draw_anchors(
+    anchors: Tensor,
+    targets: PaddedTargets,
+    *,
+    positive_iou: float = 0.7,
+    background_iou: tuple[float, float] = (0.0, 0.3),
+    count: int,
+    positive_fraction: float,
+) -> tuple[Sample, Tensor]:
+    """S of the (M, 4) anchors for each of N images, and the (N, S, 4) deltas wanted of them (Ren 2015, 3.1.2)."""
+    # Differs from the paper: anchors that cross the image's border take part, as in every successor.
+    matches = match(anchors, targets, positive_iou=positive_iou, background_iou=background_iou, best_for_each=True)
+    drawn = sample(matches.kind, count=count, positive_fraction=positive_fraction)
+    objects = matches.target.gather(1, drawn.index)
+    goals = targets.boxes.gather(1, objects[..., None].expand(-1, -1, 4))
+    return drawn, box_ops.encode(anchors[drawn.index], goals)
+
+
+def anchor_losses(logits: Tensor, deltas: Tensor, drawn: Sample, wanted: Tensor, *, beta: float) -> dict[str, Tensor]:
+    """The two losses of what was drawn from (N, M) logits and (N, M, 4) deltas."""
+    chosen = deltas.gather(1, drawn.index[..., None].expand(-1, -1, 4))
+    return {
+        "loss_rpn_objectness": objectness_loss(logits.gather(1, drawn.index), drawn.positive, drawn.used),
+        "loss_rpn_box": box_loss(chosen, wanted, drawn.positive, drawn.used, beta=beta),
+    }

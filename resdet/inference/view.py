@@ -39,7 +39,8 @@ class View:
     def in_common(self, found: Proposals, common: ImageBatch) -> list[tuple[Tensor, Tensor]]:
         """(P, 4) proposals of each image in the common frame, best first, and their (P,) objectness logits."""
         boxes = found.boxes / self.scale_from(common)[:, None]
-        return [(b[v], s[v]) for b, s, v in zip(boxes, found.scores, found.valid, strict=True)]
+        real = found.valid.sum(1).tolist()  # they come first
+        return [(b[:n], s[:n]) for b, s, n in zip(boxes, found.scores, real, strict=True)]
 
     def context(self) -> Tensor:
         """(N, E) vectors of the whole images."""
@@ -58,8 +59,9 @@ def frame_of(batch: ImageBatch) -> ImageBatch:
 def flatten(regions: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """(R, 4) regions of all images, and the (R,) image of each."""
     boxes = torch.cat(list(regions))
-    counts = torch.tensor([len(r) for r in regions], device=boxes.device)
-    return boxes, torch.arange(len(regions), device=boxes.device).repeat_interleave(counts)
+    counts = torch.tensor([len(r) for r in regions]).to(boxes.device, non_blocking=True)
+    images = torch.arange(len(regions), device=boxes.device)
+    return boxes, images.repeat_interleave(counts, output_size=len(boxes))
 
 
 def mirror(boxes: Tensor, width: float) -> Tensor:

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from resdet.backbones.folding import fold_batchnorm
+from resdet.backbones.folding import conv_norm, conv_relu, fold_batchnorm
 from resdet.backbones.frozen import FrozenBatchNorm, freeze_batchnorm
 from resdet.backbones.registry import BACKBONES
 from resdet.backbones.trunk import Trunk
@@ -54,3 +54,55 @@ def test_what_learns_is_left_alone():
     assert list(fold_batchnorm(net).state_dict()) == keys
     lonely = nn.Sequential(nn.ReLU(), FrozenBatchNorm(3))
     assert isinstance(fold_batchnorm(lonely)[1], FrozenBatchNorm)
+
+
+def layer(kind: str, generator: torch.Generator) -> tuple[nn.Conv2d, nn.Module | None]:
+    conv = nn.Conv2d(4, 6, 3, stride=2, padding=1, bias=kind != "frozen")
+    norm = {"none": None, "identity": nn.Identity(), "frozen": FrozenBatchNorm(6), "learning": nn.BatchNorm2d(6)}[kind]
+    if norm is not None:
+        for name, tensor in norm.named_buffers():
+            if tensor.is_floating_point():
+                tensor.uniform_(0.5, 1.5, generator=generator) if name != "running_mean" else tensor.normal_(
+                    generator=generator
+                )
+        norm.eval()
+    return conv, norm
+
+
+@pytest.mark.parametrize("kind", ["none", "identity", "frozen", "learning"])
+@pytest.mark.parametrize("adds", [False, True])
+@pytest.mark.parametrize("learns", [False, True])
+def test_one_pass_is_many(kind, adds, learns):
+    generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    conv, norm = layer(kind, generator)
+    for part in (conv, *([norm] if norm else ())):
+        part.requires_grad_(learns)
+    x = torch.randn(2, 4, 9, 7, generator=generator)
+    add = torch.randn(2, 6, 5, 4, generator=generator) if adds else None
+    plain = conv(x) if norm is None else norm(conv(x))
+    answer = conv_relu(x, conv, norm, add=add)
+    assert_close(answer, (plain + add if adds else plain).relu())
+    assert answer.requires_grad is learns
+    if norm is not None:
+        assert_close(conv_norm(x, conv, norm), plain)
+
+
+def test_gradients_are_those_of_the_layers():
+    torch.manual_seed(0)
+    conv, norm = layer("frozen", torch.Generator().manual_seed(0))
+    x = torch.randn(2, 4, 9, 7, requires_grad=True)
+    wanted = torch.autograd.grad(norm(conv(x)).relu().square().sum(), (x, conv.weight))
+    found = torch.autograd.grad(conv_relu(x, conv, norm).square().sum(), (x, conv.weight))
+    assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_what_onednn_does_not_take():
+    conv = nn.Conv2d(2, 3, 3, padding=1).requires_grad_(False)
+    x = torch.randn(1, 2, 5, 5)
+    assert_close(conv_relu(x, conv, add=torch.zeros(())), conv(x).relu())  # the plain net's absent shortcut
+    assert conv_relu(x.new_zeros(0, 2, 5, 5), conv).shape == (0, 3, 5, 5)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert conv_relu(x, conv).dtype == torch.bfloat16
+    circular = nn.Conv2d(2, 3, 3, padding=1, padding_mode="circular").requires_grad_(False)
+    assert_close(conv_relu(x, circular), circular(x).relu())

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from resdet.backbones.blocks import BasicBlock
+from resdet.backbones.blocks import BasicBlock, Bottleneck
 from resdet.backbones.frozen import FrozenBatchNorm
 from resdet.backbones.resnet import ResNet
-from resdet.backbones.trunk import Trunk, conv5_head, freeze_stages, stage_channels
+from resdet.backbones.trunk import Trunk, conv5_head, freeze_stages, stage_channels, take_stride
 from resdet.errors import InputError
 
 
@@ -106,3 +106,24 @@ def test_error_texts():
 
 def test_an_empty_batch_passes():
     assert [m.shape[0] for m in Trunk(tiny().eval())(torch.zeros(0, 3, 64, 64))] == [0, 0, 0, 0]
+
+
+def test_a_stride_on_1x1_is_taken_off():
+    torch.manual_seed(0)
+    stage = nn.Sequential(Bottleneck(8, 4, stride=2, stride_on="1x1"), Bottleneck(16, 4)).eval()
+    x = torch.randn(3, 8, 14, 14)
+    before = stage(x)
+    assert before.shape[-1] == 7
+    assert take_stride(stage) == 2
+    torch.testing.assert_close(stage(x[:, :, ::2, ::2]), before)
+    assert take_stride(stage) == 1  # it has none left
+
+
+@pytest.mark.parametrize(
+    "block",
+    [Bottleneck(8, 4, stride=2), BasicBlock(8, 8, stride=2), Bottleneck(8, 4, stride=2, shortcut="A"), nn.ReLU()],
+)
+def test_other_strides_stay(block):
+    before = [m.stride for m in block.modules() if isinstance(m, nn.Conv2d)]
+    assert take_stride(nn.Sequential(block)) == 1
+    assert [m.stride for m in block.modules() if isinstance(m, nn.Conv2d)] == before

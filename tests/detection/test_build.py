@@ -127,3 +127,25 @@ def test_one_anchor_size_for_each_level():
 def test_unknown_backbone():
     with pytest.raises(InputError, match="resnet50"):
         faster_rcnn_c4(backbone="resnet5O", num_classes=2)
+
+
+@pytest.mark.parametrize(("backbone", "side"), [("resnet50-1x1", 7), ("resnet50", 14)])
+def test_c4_pools_only_what_conv5_reads(backbone, side):
+    net = faster_rcnn_c4(backbone=backbone, num_classes=2).eval()
+    pooled = net.roi_head.pooling([torch.rand(1, 1024, 20, 20)], torch.tensor([[0.0, 0, 99, 99]]), torch.tensor([0]))
+    assert pooled.shape[-1] == side
+    assert net.roi_head.embedding.conv5(pooled).shape == (1, 2048, 7, 7)
+
+
+@pytest.mark.parametrize("build", [faster_rcnn_c4, faster_rcnn_fpn])
+def test_checkpointing_changes_memory_alone(build):
+    gradients = []
+    for checkpoint in (False, True):
+        torch.manual_seed(0)
+        net = build(backbone="resnet18-half", checkpoint=checkpoint, multiple=128, **SMALL)
+        torch.manual_seed(1)
+        losses = net.loss([IMAGE], [TARGET])
+        sum(losses.values()).backward()
+        gradients.append({name: p.grad for name, p in net.named_parameters() if p.grad is not None})
+    torch.testing.assert_close(gradients[1], gradients[0])
+    assert net.preprocess([IMAGE]).pixels.shape[2] % 128 == 0

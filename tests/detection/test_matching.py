@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from resdet.detection import matching
 from resdet.detection.matching import NEGATIVE, NEITHER, POSITIVE, match, pad_targets, sample
 from resdet.structures import Target
 
@@ -177,3 +178,20 @@ def test_every_candidate_has_its_chance():
     # 5 of 10 positives, 5 of 20 backgrounds, none of the rest; the deviation of a share is at most 0.02
     expected = torch.tensor([0.25, 0.5, 0.0])[kind[0].long()]  # index -1 is the last
     assert_close(shares, expected, rtol=0, atol=0.09)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_images_that_come_after_each_other(shared, monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+
+    def boxes(*shape):
+        corner = torch.rand(*shape, 2, generator=generator) * 80
+        return torch.cat([corner, corner + torch.rand(*shape, 2, generator=generator) * 40], -1)
+
+    truth = pad_targets([target(boxes(n).tolist(), ignore=[True] + [False] * (n - 1)) for n in (1, 4, 2, 5, 3)])
+    candidates = boxes(60) if shared else boxes(5, 60)
+    how = {"positive_iou": 0.5, "background_iou": (0.1, 0.4), "best_for_each": True}
+    together = match(candidates, truth, **how)
+    monkeypatch.setattr(matching, "PAIRS", 2 * 5 * 60)  # two images at a time
+    for a, b in zip(match(candidates, truth, **how), together, strict=True):
+        assert_close(a, b, rtol=0, atol=0)

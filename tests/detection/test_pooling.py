@@ -114,3 +114,13 @@ def test_unknown_method():
     with pytest.raises(InputError) as caught:
         RoIPooling(7, [4], method="crop")
     assert str(caught.value) == "pooling method\n  found:  'crop'\n  needed: 'align' or 'pool'"
+
+
+@pytest.mark.parametrize("how", [{"method": "pool"}, {"samples": 0}, {"samples": 2}])
+def test_bins_left_out(how):
+    feature = torch.randn(1, 3, 20, 30, generator=torch.Generator().manual_seed(0))
+    boxes, images = torch.tensor([square(100), [50.0, 20, 300, 310]]), torch.zeros(2, dtype=torch.long)
+    whole = RoIPooling(14, [16], **how)([feature], boxes, images)
+    some = RoIPooling(14, [16], every=2, **how)([feature], boxes, images)
+    assert some.shape == (2, 3, 7, 7)
+    assert_close(some, whole[:, :, ::2, ::2])
