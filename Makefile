@@ -1,14 +1,17 @@
-# make demo: a trained detector with its mAP and pictures.   make test: the tests.
+# make demo: a trained detector with its mAP and pictures.   make demo-loc: localizers and their table.   make test: the tests.
 # Each sets up .venv by itself; a second call reuses it. PYTHON=python3.12 make demo takes another interpreter.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: demo test slow lint clean
+.PHONY: demo demo-loc test slow lint clean
 
 demo: $(STAMP)
 	$(BIN)/python -m resdet.demo
+
+demo-loc: $(STAMP)
+	$(BIN)/python -m resdet.demo_localization
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
@@ -32,4 +35,4 @@ $(STAMP): pyproject.toml
 	touch $(STAMP)
 
 clean:
-	rm -rf $(VENV) work_dirs data/shapes
+	rm -rf $(VENV) work_dirs data/shapes data/shapes_loc

@@ -9,6 +9,10 @@ def __getattr__(name: str) -> object:
         from resdet.api import Detector
 
         return Detector
+    if name == "Localizer":
+        from resdet.api import Localizer
+
+        return Localizer
     if name == "BACKBONES":
         from resdet.backbones.registry import BACKBONES
 

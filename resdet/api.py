@@ -1,4 +1,4 @@
-"""The detector as a function of images: ``resdet.Detector(config, checkpoint)(image)``."""
+"""Detector and localizer as functions of images: ``resdet.Detector(config, checkpoint)(image)``."""
 
 from __future__ import annotations
 
@@ -7,20 +7,23 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from mmengine.config import Config
 from PIL import Image, ImageOps
 from torch import Tensor
 
 from resdet.backbones.weights import load_exactly
 from resdet.datasets.images import read_image
-from resdet.engine.config import describe_model, load_config
+from resdet.engine.config import check_settings, describe_model, load_config
 from resdet.engine.experiment import build_net
-from resdet.engine.predictor import adopt, build_predictor
+from resdet.engine.predictor import adopt, build_localizer, build_predictor, load_stage
 from resdet.engine.runner import check_same, read_checkpoint
 from resdet.engine.tasks import DetectionTask
-from resdet.errors import InputError
-from resdet.evaluation.coco import coco_results
+from resdet.errors import InputError, nearest
+from resdet.evaluation.coco_rows import coco_results
 from resdet.evaluation.report import write_json
-from resdet.structures import Detections
+from resdet.localization.localizer import PerClassLocalizer
+from resdet.localization.settings import Localization
+from resdet.structures import Detections, Localizations
 from resdet.visualize import draw_detections
 
 Picture = str | Path | np.ndarray | Image.Image | Tensor
@@ -91,6 +94,80 @@ class Detector:
             return []
         answers = [Detections(*(part.cpu() for part in answer)) for answer in self.net.predict(tensors)]
         return answers[0] if single else answers
+
+
+class Localizer:
+    """A trained localizer: the box of a class, for classes that are given or that a classifier predicts.
+
+    Checkpoints alone make it; no config and no data set is needed.
+
+    Args:
+        checkpoint: of a first stage, last.pth or best.pth.
+        classifier: checkpoint of a classifier for the same classes, or several, which are averaged.
+        second: checkpoint of a second stage, or several, which are averaged.
+        device: ``"cpu"``, ``"cuda"``, ...; the GPU where there is one.
+        test: how it looks at an image, as ``{"view": "dense", "sides": (256, 384)}``: see
+            :class:`resdet.localization.settings.Localization`.
+
+    Raises:
+        InputError: a checkpoint is missing, of another kind or for other classes; settings that make no sense.
+
+    Attributes:
+        classes: K names, index = label.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str | Path,
+        *,
+        classifier: str | Path | Sequence[str | Path] = (),
+        second: str | Path | Sequence[str | Path] = (),
+        device: str | torch.device | None = None,
+        test: Mapping[str, object] | None = None,
+    ) -> None:
+        files = {"classifiers": classifier, "second": second}
+        files = {k: tuple(map(str, [v] if isinstance(v, (str, Path)) else v)) for k, v in files.items()}
+        said = {k: _plain(v) for k, v in (test or {}).items()} | {k: v for k, v in files.items() if v}
+        check_settings(Localization, said, where="Localizer", section="test")
+        self.classes: tuple[str, ...] = tuple(read_checkpoint(checkpoint)["meta"]["classes"])
+        net = load_stage(checkpoint, self.classes, PerClassLocalizer)
+        predictor = build_localizer(Config({"task": "localization", "test": said}), net, self.classes)
+        self.device = usable_device(device)
+        self.net = predictor.to(self.device, memory_format=torch.channels_last).eval()
+
+    def __call__(
+        self, images: Picture | Sequence[Picture], classes: Sequence[str | int] | str | int | None = None
+    ) -> Localizations | list[Localizations]:
+        """Localize.
+
+        Args:
+            images: one picture, or a list of them, of any sizes.
+            classes: names or labels of what to look for in each of them; None: what the classifier predicts.
+
+        Returns:
+            A box for each class, of one picture or a list of them; boxes in pixels of the picture, on the CPU.
+
+        Raises:
+            InputError: a class that is not one of the net's; no classes, and no classifier.
+        """
+        single = not isinstance(images, (list, tuple))
+        tensors = [to_tensor(image) for image in ([images] if single else images)]
+        if not tensors:
+            return []
+        asked = None if classes is None else [self._labels(classes)] * len(tensors)
+        answers = [Localizations(*(part.cpu() for part in a)) for a in self.net.predict(tensors, asked)]
+        return answers[0] if single else answers
+
+    def draw(self, image: Picture, answer: Localizations) -> Image.Image:
+        """The picture with the boxes of an answer, which may be cut short: ``Localizations(*(part[:1] ...))``."""
+        return draw_detections(to_tensor(image), answer.boxes, answer.labels, answer.scores, classes=self.classes)
+
+    def _labels(self, classes: Sequence[str | int] | str | int) -> Tensor:
+        named = [classes] if isinstance(classes, (str, int)) else list(classes)
+        for name in named:
+            if name not in self.classes and not (isinstance(name, int) and 0 <= name < len(self.classes)):
+                raise InputError("classes", found=repr(name), needed=nearest(str(name), self.classes))
+        return torch.tensor([name if isinstance(name, int) else self.classes.index(name) for name in named])
 
 
 def _plain(value: object) -> object:

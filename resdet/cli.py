@@ -6,6 +6,7 @@ Nothing heavy is imported before the arguments are read, so that ``-h`` and a ty
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -15,9 +16,12 @@ from pathlib import Path
 def run(main: Callable[[], None]) -> None:
     """Call a tool; print the message of a user's mistake without a traceback and exit with 1."""
     from resdet.errors import InputError
+    from resdet.memory import keep_freed_memory
 
     try:
         _check_environment()
+        if os.environ.get("RESDET_KEEP_MEMORY", "1") != "0":
+            keep_freed_memory()
         main()
     except InputError as error:
         sys.exit(f"error: {error}")
@@ -67,6 +71,9 @@ def add_test(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--merge", choices=("nms", "wbf"), help="how --flip and --sizes are merged (default: nms)")
     group.add_argument("--nms", choices=("hard", "linear", "gaussian"), help="suppression, or one of the Soft-NMS")
     group.add_argument("--ensemble", nargs="+", metavar="FILE", help="checkpoints of further nets for the same classes")
+    group.add_argument(
+        "--winograd", action="store_true", default=None, help="faster on a CPU, features equal to about 1e-4"
+    )
 
 
 def add_views(parser: argparse.ArgumentParser) -> None:
@@ -83,8 +90,24 @@ def add_views(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_localizers(parser: argparse.ArgumentParser) -> None:
+    """Flags of localization: whose classes, and a second stage."""
+    group = parser.add_argument_group(
+        "localizers (and --ensemble, --vote; --dense sees whole images, alone at one scale; without it the centre crop)"
+    )
+    group.add_argument(
+        "--classifier",
+        nargs="+",
+        metavar="FILE",
+        help="checkpoints of classifiers, averaged, whose top five classes are asked for (default: the true class)",
+    )
+    group.add_argument(
+        "--second", nargs="+", metavar="FILE", help="checkpoints of second stages, averaged, that rescore proposals"
+    )
+
+
 def train(task: str, description: str, arguments: Sequence[str] | None = None) -> None:
-    """``tools/train_det.py`` and ``tools/train_cls.py``."""
+    """``tools/train_det.py``, ``tools/train_cls.py`` and ``tools/train_loc.py``."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("config", help="a file of configs/")
     add_common(parser)
@@ -114,7 +137,8 @@ def train(task: str, description: str, arguments: Sequence[str] | None = None) -
 
         config = load_config(args.config, _options(args))
         if config.task != task:
-            tool = {"detection": "tools/train_det.py", "classification": "tools/train_cls.py"}[config.task]
+            tools = {"detection": "train_det", "classification": "train_cls", "localization": "train_loc"}
+            tool = f"tools/{tools[config.task]}.py"
             raise InputError(f"config {args.config}", found=f"task = {config.task!r}", needed=f"{task!r}, or {tool}")
         how = {"launcher": args.launcher, "resume": args.resume, "auto_scale_lr": args.auto_scale_lr}
         if not args.seeds:
@@ -130,7 +154,8 @@ def train(task: str, description: str, arguments: Sequence[str] | None = None) -
 def evaluate(arguments: Sequence[str] | None = None) -> None:
     """``tools/eval.py``."""
     parser = argparse.ArgumentParser(
-        description="mAP@[.5,.95] and the other COCO figures, VOC AP, or top-1 and top-5 error, by the config's metric."
+        description="mAP@[.5,.95] and the other COCO figures, VOC AP, top-1 and top-5 error, or localization errors, "
+        "by the config's metric."
     )
     parser.add_argument("config", help="a file of configs/")
     parser.add_argument("checkpoint", nargs="?", help="last.pth or best.pth of a run")
@@ -140,6 +165,7 @@ def evaluate(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--amp", action="store_true", help="mixed precision: bfloat16")
     add_test(parser)
     add_views(parser)
+    add_localizers(parser)
     add_common(parser)
     args = parser.parse_args(arguments)
     if (args.checkpoint is None) == (args.detections is None):
@@ -155,9 +181,10 @@ def evaluate(arguments: Sequence[str] | None = None) -> None:
         from resdet.errors import InputError
         from resdet.evaluation.report import format_table, provenance, write_json
 
-        config = load_config(args.config, _options(args))
+        sees_whole = args.dense is not None and load_config(args.config).task == "localization"
+        config = load_config(args.config, _options(args, dense="test.sides" if sees_whole else "test_data.dense"))
         if args.save_detections and config.task != "detection":
-            raise InputError("--save-detections", found="a classification config", needed="a detection config")
+            raise InputError("--save-detections", found=f"a {config.task} config", needed="a detection config")
         distributed.start(args.launcher)
         costs: dict[str, float] = {}
         if args.detections:
@@ -232,18 +259,41 @@ def infer(arguments: Sequence[str] | None = None) -> None:
 def benchmark(arguments: Sequence[str] | None = None) -> None:
     """``tools/benchmark.py``."""
     parser = argparse.ArgumentParser(
-        description="Time our ResNet-50-FPN beside torchvision's: same weights, images, threads, in turns in one run."
+        description="Time detectors beside torchvision's, each side in its own process, in turns in one run: same "
+        "weights, images and threads. Also what loader processes cost, classification, and how cost grows."
     )
     parser.add_argument(
-        "work", nargs="+", choices=("infer", "train", "data", "cls"), help="what to measure; cls: cost of --configs"
+        "work",
+        nargs="+",
+        choices=("infer", "train", "data", "eval", "cls", "growth"),
+        help="what to measure; data: memory of loader processes, and what the loader delivers of what decoding allows; "
+        "eval: COCO's evaluation beside pycocotools, minutes; cls: cost of --configs; growth: cost against image "
+        "side, batch, proposals, classes and processes on a small net, with pictures",
+    )
+    parser.add_argument(
+        "--nets", nargs="+", default=["r50_fpn"], choices=("r50_fpn", "r50_c4", "r101_c4"), help="default: r50_fpn"
+    )
+    parser.add_argument(
+        "--beside",
+        nargs="+",
+        default=["torchvision"],
+        choices=("torchvision", "detectron2", "mmdetection"),
+        help="others to measure beside, where they are installed (default: torchvision)",
     )
     parser.add_argument(
         "--configs", nargs="+", default=[], metavar="FILE", help="classification configs: images/s, hours of the whole"
     )
     parser.add_argument(
-        "--batch-size", type=int, default=32, metavar="N", help="images of a step that cls times, at most (default: 32)"
+        "--batch-size", type=int, metavar="N", help="images of a step (default: infer 1, train 2, cls at most 32)"
     )
-    parser.add_argument("--amp", choices=("off", "bf16", "fp16"), default="off", help="mixed precision of cls")
+    parser.add_argument("--amp", choices=("off", "bf16", "fp16"), default="off", help="mixed precision, on both sides")
+    parser.add_argument("--winograd", action="store_true", help="in our nets, at inference")
+    parser.add_argument(
+        "--keep-memory",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="our side keeps freed memory, as our tools do; the other side runs as shipped",
+    )
     parser.add_argument(
         "--sizes",
         nargs="+",
@@ -251,54 +301,131 @@ def benchmark(arguments: Sequence[str] | None = None) -> None:
         metavar="HxW",
         help="image sizes (default: 320x427; COCO is 800x1066)",
     )
+    parser.add_argument("--profile", action="store_true", help="seconds of each station as well, in further runs")
     parser.add_argument("--runs", type=int, default=5, metavar="N", help="timed runs of each net (default: 5)")
-    parser.add_argument("--threads", type=int, metavar="N", help="threads of torch (default: its own choice)")
-    parser.add_argument("--out", metavar="FILE", help="write the table as JSON")
+    parser.add_argument("--threads", type=int, metavar="N", help="threads of torch (default: its own choice; growth 1)")
+    parser.add_argument("--out", metavar="FILE", help="write all figures as JSON; growth: pictures beside it")
     args = parser.parse_args(arguments)
+    for name in ("batch_size", "runs", "threads"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            parser.error(f"--{name.replace('_', '-')} {getattr(args, name)}: at least 1")
+    if args.winograd and "train" in args.work:
+        parser.error("--winograd: at inference only, without train")
 
     def main() -> None:
-        import torch
-
-        from resdet import benchmark as timing
         from resdet.errors import InputError
         from resdet.evaluation.report import provenance, write_json
 
-        if args.threads:
-            torch.set_num_threads(args.threads)
-        rows = []
+        if "cls" in args.work and not args.configs:
+            raise InputError("--configs", found="none", needed="classification configs for the work 'cls'")
+        rows = _benchmark_beside(args)
         if "data" in args.work:
-            arrays, ours, lists = timing.worker_memory()
+            from resdet.benchmarks.loader_memory import worker_memory
+
+            arrays, ours, lists = worker_memory()
             rows.append({"work": "data", "arrays_mib": arrays, "worker_mib": ours, "worker_of_dicts_mib": lists})
             print(f"COCO-sized annotations: {arrays:.0f} MiB; a worker adds {ours:.1f} MiB, with dicts {lists:.0f} MiB")
+            rows += _benchmark_loader()
+        if "eval" in args.work:
+            rows += _benchmark_evaluation()
         if "cls" in args.work:
-            from resdet.costs import training_cost
-
-            if not args.configs:
-                raise InputError("--configs", found="none", needed="classification configs for the work 'cls'")
-            print(f"{'':<32} {'images/s':>9} {'steps':>9} {'hours':>9}")
-            for path in args.configs:
-                cost = training_cost(path, batch_size=args.batch_size, runs=args.runs, amp=args.amp)
-                rows.append(cost)
-                name = Path(path).stem
-                print(f"{name:<32} {cost.images_per_second:>9.1f} {cost.steps:>9} {cost.hours:>9.1f}", flush=True)
-        timed = [work for work in args.work if work not in ("data", "cls")]
-        if timed:
-            print(f"{'':<36} {'ours':>9} {'torchvision':>12} {'ratio':>7}")
-        for size in args.sizes:
-            height, cross, width = size.partition("x")
-            if not (cross and height.isdigit() and width.isdigit()):
-                raise InputError("--sizes", found=repr(size), needed="HEIGHTxWIDTH, as 800x1066")
-            for work in timed:
-                run_one = {"infer": timing.time_inference, "train": timing.time_training}[work]
-                rows.append(run_one((int(height), int(width)), runs=args.runs))
-                row = rows[-1]
-                print(f"{row.work:<36} {row.ours:>8.2f}s {row.torchvision:>11.2f}s {row.ratio:>7.2f}", flush=True)
-        if timed:
-            print(f"peak memory of the run, both nets: {timing.peak_memory_gib():.1f} GiB")
+            rows += _benchmark_cls(args)
+        if "growth" in args.work:
+            rows.append(_benchmark_growth(args))
         if args.out:
             write_json(args.out, {"rows": rows, **provenance(None, None)})
 
     run(main)
+
+
+def _benchmark_loader() -> list:
+    """Rows of the loader's part of ``data``."""
+    from resdet.benchmarks.data import decode_share
+
+    rows = decode_share()
+    print(f"\n{'on one core':<28} {'images/s':>9} {'share':>7}")
+    for row in rows:
+        print(f"{row.work:<28} {row.images_per_second:>9.1f} {row.share:>7.2f}")
+    return rows
+
+
+def _benchmark_evaluation() -> list:
+    """Rows of ``eval``."""
+    from resdet.benchmarks.evaluation import time_evaluation
+
+    rows = time_evaluation()
+    print(f"\n{'5,000 images x 100 detections':<30} {'seconds':>9} {'times faster':>13} {'difference':>11}")
+    for row in rows:
+        print(f"{row.backend:<30} {row.seconds:>9.2f} {row.ratio:>13.1f} {row.difference:>11.1e}")
+    return rows
+
+
+def _benchmark_beside(args: argparse.Namespace) -> list:
+    """Rows of the works ``infer`` and ``train``, each printed as soon as it is there."""
+    from resdet.errors import InputError
+
+    sizes = []
+    for size in args.sizes:
+        height, cross, width = size.partition("x")
+        if not (cross and height.isdigit() and width.isdigit() and min(int(height), int(width)) >= 32):
+            raise InputError("--sizes", found=repr(size), needed="HEIGHTxWIDTH, as 800x1066, 32 or more each")
+        sizes.append((int(height), int(width)))
+    works = [work for work in args.work if work in ("infer", "train")]
+    if not works:
+        return []
+
+    from resdet.benchmarks import timing
+    from resdet.benchmarks.sides import Side
+
+    rows = []
+    print(timing.table_head(), flush=True)
+    for beside, net, hw, work in itertools.product(args.beside, args.nets, sizes, works):
+        batch = args.batch_size or {"infer": 1, "train": 2}[work]
+        how = {"amp": args.amp, "winograd": args.winograd, "keep_memory": args.keep_memory, "threads": args.threads}
+        side = Side(True, beside, net, work, hw, batch, **how)
+        rows.append(timing.compare(side, runs=args.runs, profile=args.profile))
+        print(timing.table_line(rows[-1]), flush=True)
+    for row in rows if args.profile else ():
+        print(f"\n{timing.table_line(row)}\n\n{timing.profile_table(row)}")
+    for row in rows[:1]:
+        print(timing.LEGEND.format(row.peak_flops / 1e9))
+    return rows
+
+
+def _benchmark_cls(args: argparse.Namespace) -> list:
+    """Rows of the work ``cls``."""
+    import torch
+
+    from resdet.costs import training_cost
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    rows = []
+    print(f"{'':<32} {'images/s':>9} {'steps':>9} {'hours':>9}")
+    for path in args.configs:
+        cost = training_cost(path, batch_size=args.batch_size or 32, runs=args.runs, amp=args.amp)
+        rows.append(cost)
+        name = Path(path).stem
+        print(f"{name:<32} {cost.images_per_second:>9.1f} {cost.steps:>9} {cost.hours:>9.1f}", flush=True)
+    return rows
+
+
+def _benchmark_growth(args: argparse.Namespace) -> dict:
+    """The work ``growth``: its points and what they tell; pictures are written."""
+    from resdet.benchmarks import growth
+
+    costs = []
+    axes = growth.Point._fields
+    print(f"| work  | {' | '.join(axes)} | images/s | GiB    |\n|{'---|' * (len(axes) + 3)}")
+    for point in growth.points():
+        for work in growth.WORKS:
+            costs.append(growth.measure(point, work, runs=args.runs, threads=args.threads or 1))
+            cells = [str(value).ljust(len(axis)) for axis, value in zip(axes, point, strict=True)]
+            rate, memory = f"{costs[-1].images_per_second:<8.2f}", f"{costs[-1].memory:.3f}"
+            print(f"| {work} | {' | '.join(cells)} | {rate} | {memory}  |", flush=True)
+    verdicts = growth.check(costs)
+    print("\n".join(["", *verdicts, *map(str, growth.picture(costs, Path(args.out or "growth").with_suffix(".png")))]))
+    return {"work": "growth", "costs": costs, "verdicts": verdicts}
 
 
 def convert(arguments: Sequence[str] | None = None) -> None:
@@ -534,10 +661,10 @@ def _work_dir(args: argparse.Namespace) -> Path:
     return Path(args.work_dir or Path("work_dirs") / Path(args.config).stem)
 
 
-def _options(args: argparse.Namespace) -> list[str]:
+def _options(args: argparse.Namespace, *, dense: str = "test_data.dense") -> list[str]:
     """The overrides, with ``--amp`` among them unless ``run.amp`` is said, and the flags of section ``test``."""
     said = any(option.startswith("run.amp=") for option in args.cfg_options)
-    return [*args.cfg_options, *(["run.amp=bf16"] if args.amp and not said else []), *_test_options(args)]
+    return [*args.cfg_options, *(["run.amp=bf16"] if args.amp and not said else []), *_test_options(args, dense=dense)]
 
 
 def _costs(seconds: dict[str, float]) -> str:
@@ -545,14 +672,25 @@ def _costs(seconds: dict[str, float]) -> str:
     return f"{sum(seconds.values()):.3f} s per image: {parts}"
 
 
-def _test_options(args: argparse.Namespace) -> list[str]:
-    """The flags of :func:`add_test` and :func:`add_views` as overrides of the config."""
-    names = ("refine", "vote", "scales", "sizes", "flip", "merge", "nms", "ensemble")
+def _test_options(args: argparse.Namespace, *, dense: str = "test_data.dense") -> list[str]:
+    """The flags of :func:`add_test`, :func:`add_views` and :func:`add_localizers` as overrides of the config.
+
+    Args:
+        args: those flags.
+        dense: the setting that ``--dense`` means: of a classifier's data, or a localizer's ``test.sides``.
+    """
+    names = ("refine", "vote", "scales", "sizes", "flip", "merge", "nms", "ensemble", "winograd")
     given = {name: getattr(args, name, None) for name in names}
     options = [f"test.{name}={value!r}" for name, value in given.items() if value is not None]
     options += ["test_data.crops=10"] if getattr(args, "ten_crop", False) else []
-    dense = getattr(args, "dense", None)
-    return options + ([] if dense is None else [f"test_data.dense={tuple(dense) or (224, 256, 384, 480, 640)!r}"])
+    for flag, name in (("classifier", "classifiers"), ("second", "second")):
+        options += [f"test.{name}={value!r}"] if (value := getattr(args, flag, None)) else []
+    sides = getattr(args, "dense", None)
+    if sides is None:
+        return options
+    if dense == "test.sides":
+        return [*options, "test.view=dense", *([f"test.sides={tuple(sides)!r}"] if sides else [])]
+    return [*options, f"{dense}={tuple(sides) or (224, 256, 384, 480, 640)!r}"]
 
 
 def _check_environment() -> None:

@@ -204,3 +204,104 @@ def trained(det_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     work_dir = tmp_path_factory.mktemp("trained")
     train(load_config(det_config), work_dir=work_dir)
     return work_dir
+
+
+class TinyLocalization(NamedTuple):
+    """A localization set in ILSVRC's folders, configs for it, and nets trained on it for six steps."""
+
+    root: Path
+    cls_config: Path
+    config: Path
+    """Of the first stage."""
+    second_config: Path
+    classifier: Path
+    first: Path
+    second: Path
+    """Checkpoints."""
+
+
+def write_localization(root: Path) -> Path:
+    """Nine training and five validation pictures with one rectangle each; one training picture has no annotation."""
+    draw = np.random.default_rng(1)
+    for split, count in (("train", 9), ("val", 5)):
+        for index in range(count):
+            label = list(COLOURS)[index % len(COLOURS)]
+            height, width = (int(side) for side in draw.integers(44, 60, size=2))
+            w, h = (int(side) for side in draw.integers(18, 30, size=2))
+            x, y = int(draw.integers(0, width - w)), int(draw.integers(0, height - h))
+            pixels = draw.integers(90, 130, size=(height, width, 3), dtype=np.uint8)
+            pixels[y : y + h, x : x + w] = COLOURS[label]
+            name = f"{split}_{index}"
+            _crop(pixels, root / "Data" / "CLS-LOC" / split / label / f"{name}.png")
+            folder = root / "Annotations" / "CLS-LOC" / split / (label if split == "train" else "")
+            folder.mkdir(parents=True, exist_ok=True)
+            if name != "train_8":
+                _voc_xml(folder / f"{name}.xml", f"{name}.png", (height, width), [(label, x - 1, y - 1, w, h)])
+    return root
+
+
+LOCALIZATION = '''"""Rectangles, one in each picture.
+
+Command:  python tools/train_loc.py tiny_loc.py
+"""
+
+from resdet.datasets.imagenet_loc import read_imagenet_loc
+from resdet.localization.build import per_class_rpn_localizer
+
+task = "localization"
+metric = "localization"
+train_data = dict(type=read_imagenet_loc, root="{root}")
+test_data = dict(type=read_imagenet_loc, root="{root}", split="val")
+model = dict(
+    type=per_class_rpn_localizer,
+    backbone="resnet18-half",
+    frozen_batchnorm=False,
+    crop=32,
+    anchor_sizes=(16, 24),
+    anchors_per_image=4,
+)
+crop = dict(shorter_side=(36, 48))
+loader = dict(batch_size=4, workers=0, test_batch_size=2)
+optimizer = dict(lr=0.01, batch_size=4, clip_norm=10.0)
+schedule = dict(unit="step", length=6, milestones=(4,), warmup_steps=2, validate_every=6)
+run = dict(log_every=1)
+'''
+
+SECOND_STAGE = '''"""Regions of the pictures.
+
+Command:  python tools/train_loc.py tiny_loc_rcnn.py
+"""
+
+from mmengine.config import read_base
+
+with read_base():
+    from .tiny_loc import *
+
+from resdet.localization.build import region_localizer
+
+del crop
+model = dict(type=region_localizer, backbone="resnet18-half", frozen_batchnorm=False, side=32)
+regions = dict(first="{root}/first/last.pth", per_image=3, positive_fraction=0.5)
+test = dict(view="dense", sides=(40,), proposals=6)
+'''
+
+
+@pytest.fixture(scope="session")
+def tiny_loc(tmp_path_factory: pytest.TempPathFactory) -> TinyLocalization:
+    """Everything that localization needs, trained for six steps each."""
+    from resdet.engine.config import load_config
+    from resdet.engine.train import train
+
+    root = write_localization(tmp_path_factory.mktemp("tiny_loc"))
+    texts = {
+        "tiny_loc_cls": CLASSIFICATION.replace("{data.folders}", str(root / "Data" / "CLS-LOC")),
+        "tiny_loc": LOCALIZATION.format(root=root),
+        "tiny_loc_rcnn": SECOND_STAGE.format(root=root),
+    }
+    for name, text in texts.items():
+        (root / f"{name}.py").write_text(text)
+    configs = [root / f"{name}.py" for name in texts]
+    dirs = [root / name for name in ("cls", "first", "second")]
+    for config, work_dir in zip(configs, dirs, strict=True):
+        train(load_config(config), work_dir=work_dir)
+    return TinyLocalization(root, *configs, *(work_dir / "last.pth" for work_dir in dirs))

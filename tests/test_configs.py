@@ -12,6 +12,8 @@ from resdet.engine.config import call, load_config, read_settings
 from resdet.engine.optim import build_optimizer, build_schedulers
 from resdet.engine.predictor import from_checkpoint
 from resdet.inference.settings import check
+from resdet.localization.build import region_localizer
+from resdet.localization.settings import check as check_localization
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
 NAMES = [path.stem for path in CONFIGS]
@@ -28,22 +30,26 @@ def test_config(path):
     assert commands, "the docstring says how it is run"
 
     config = load_config(path)
-    if config.task == "detection":
-        check(read_settings(config, "test"))
+    if config.task != "classification":
+        {"detection": check, "localization": check_localization}[config.task](read_settings(config, "test"))
     if config.model.type is from_checkpoint:  # a config for eval and infer
         assert any("tools/eval.py" in line and f"configs/{path.name}" in line for line in lines)
         return
     assert f"configs/{path.name}" in commands[0]
-    tool = {"detection": "tools/train_det.py", "classification": "tools/train_cls.py"}[config.task]
-    assert tool in commands[0]
+    tool = {"detection": "train_det", "classification": "train_cls", "localization": "train_loc"}[config.task]
+    assert f"tools/{tool}.py" in commands[0]
     if "nproc_per_node" in commands[0]:
         processes = int(commands[0].partition("--nproc_per_node=")[2].split()[0])
         assert read_settings(config, "loader").batch_size % processes == 0
     config.model.pop("init", None)  # a file that an earlier run writes
     with torch.device("meta"):
         net = call(config, "model", num_classes=7)
-    head = net.roi_head.class_logits.out_features - 1 if config.task == "detection" else net.net.fc.out_features
-    assert head == 7
+    if config.task == "localization":
+        assert net.num_classes == 7
+        assert ("regions" in config) == (config.model.type is region_localizer)
+    else:
+        head = net.roi_head.class_logits.out_features - 1 if config.task == "detection" else net.net.fc.out_features
+        assert head == 7
     optimizer, schedule, run = (read_settings(config, name) for name in ("optimizer", "schedule", "run"))
     wrapper = build_optimizer(net, optimizer, amp="off" if run.amp == "fp16" else run.amp, lr=optimizer.lr)
     build_schedulers(wrapper, schedule, 100)

@@ -8,16 +8,16 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "resdet"
 LAYERS = (
-    ("errors", "structures", "boxes", "labels"),
+    ("errors", "structures", "boxes", "labels", "memory"),
     ("backbones", "visualize"),
     ("datasets", "evaluation"),
     ("detection", "classification"),
     ("localization", "inference", "analysis"),
     ("engine",),
-    ("api", "cli", "demo", "benchmark", "ladder", "costs", "conversion", "steps", "analyze"),
+    ("api", "cli", "demo", "demo_localization", "benchmarks", "ladder", "costs", "conversion", "steps", "analyze"),
 )
 LAYER = {name: layer for layer, names in enumerate(LAYERS) for name in names}
-MAY_IMPORT_MMENGINE = ("engine", "api", "cli", "ladder", "costs", "conversion")
+MAY_IMPORT_MMENGINE = ("engine", "api", "cli", "demo_localization", "benchmarks", "ladder", "costs", "conversion")
 
 
 def imports(path: Path) -> set[str]:

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from resdet.engine import settings
-from resdet.engine.config import SETTINGS
+from resdet.engine.config import SETTINGS, TESTS
 from resdet.inference import settings as inference
+from resdet.localization import settings as localization
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -44,7 +45,8 @@ def test_every_setting_it_names_exists():
     named = re.findall(r"\b(loader|optimizer|schedule|run|publish|test)\.(\w+)", README)
     assert named
     for section, key in named:
-        assert key in SETTINGS[section]._fields, f"{section}.{key}"
+        kinds = TESTS.values() if section == "test" else [SETTINGS[section]]
+        assert any(key in kind._fields for kind in kinds), f"{section}.{key}"
 
 
 @pytest.mark.parametrize("line", [line for line in COMMANDS if "tools/" in line])
@@ -56,6 +58,7 @@ def test_commands_use_flags_that_the_tools_have(line, capsys):
     call = {
         "tools/train_det.py": lambda: cli.train("detection", "", ["-h"]),
         "tools/train_cls.py": lambda: cli.train("classification", "", ["-h"]),
+        "tools/train_loc.py": lambda: cli.train("localization", "", ["-h"]),
         "tools/eval.py": lambda: cli.evaluate(["-h"]),
         "tools/infer.py": lambda: cli.infer(["-h"]),
         "tools/benchmark.py": lambda: cli.benchmark(["-h"]),
@@ -72,6 +75,6 @@ def test_commands_use_flags_that_the_tools_have(line, capsys):
 
 
 def test_settings_are_documented():
-    source = Path(settings.__file__).read_text() + Path(inference.__file__).read_text()
-    for kind in SETTINGS.values():
+    source = "".join(Path(module.__file__).read_text() for module in (settings, inference, localization))
+    for kind in (*SETTINGS.values(), *TESTS.values()):
         assert f"class {kind.__name__}(NamedTuple)" in source

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from resdet.datasets.annotations import Annotations, known_sizes
-from resdet.datasets.images import read_image
+from resdet.datasets.images import read_reduced
 from resdet.errors import InputError
 from resdet.structures import Target
 
@@ -24,16 +24,21 @@ class DetectionDataset(Dataset):
     Args:
         annotations: what a reader returned.
         transform: augmentation; None for evaluation.
+        least_side: decode large JPEGs at 1/2, 1/4 or 1/8 where both sides stay this long, the longest shorter side that
+            the net asks for. A little smoother than what shrinking them whole gives. None: as they are.
 
     Raises:
         InputError: there are no images.
     """
 
-    def __init__(self, annotations: Annotations, *, transform: Transform | None = None) -> None:
+    def __init__(
+        self, annotations: Annotations, *, transform: Transform | None = None, least_side: int | None = None
+    ) -> None:
         if not len(annotations):
             raise InputError(annotations.source, found="an empty data set", needed="at least one image")
         self.annotations = annotations
         self.transform = transform
+        self.least_side = least_side
         self.hw = known_sizes(annotations.hw, annotations.image_root, annotations.files)
         """(n, 2) int32 image sizes, for aspect groups; from the headers where the annotation file did not say."""
 
@@ -52,17 +57,19 @@ class DetectionDataset(Dataset):
             key: index, or (index, seed of the augmentation); an index alone takes the seed from torch's generator.
 
         Returns:
-            The image, uint8 RGB (3, H, W), and its target; boxes in the sample frame.
+            The image, uint8 RGB (3, H, W), channels last in memory, and its target; boxes in the sample frame.
 
         Raises:
             InputError: the image does not decode, or its size is not the annotated one.
         """
         index, seed = key if isinstance(key, tuple) else (key, None)
-        image, rows = self._read(index), self.annotations.rows(index)
+        (image, original_hw), rows = self._read(index), self.annotations.rows(index)
         boxes, labels, ignore = (
             array[rows] for array in (self.annotations.boxes, self.annotations.labels, self.annotations.ignore)
         )
-        original_hw = image.shape[:2]
+        if image.shape[:2] != original_hw:
+            ratio = np.divide(image.shape[1::-1], original_hw[::-1])  # not quite the same of x and y: sides are rounded
+            boxes = (boxes * np.tile(ratio, 2)).astype(np.float32)
         if self.transform is not None:
             seed = int(torch.randint(2**31, ())) if seed is None else seed
             image, boxes, kept = self.transform(image, boxes, seed)
@@ -74,17 +81,20 @@ class DetectionDataset(Dataset):
             image_id=int(self.annotations.image_ids[index]),
             original_hw=original_hw,
         )
-        return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))), target
+        return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1), target
 
-    def _read(self, index: int) -> np.ndarray:
-        """The pixels that the boxes were drawn on: as displayed, or as stored if only that has the annotated size."""
+    def _read(self, index: int) -> tuple[np.ndarray, tuple[int, int]]:
+        """The pixels that the boxes were drawn on, and the size they had then.
+
+        Upright, or as stored if only that has the annotated size.
+        """
         path = self.annotations.path(index)
-        image = read_image(path)
         annotated = tuple(self.annotations.hw[index].tolist())
-        if 0 in annotated or image.shape[:2] == annotated:
-            return image
-        stored = read_image(path, rotate=False)
-        if stored.shape[:2] == annotated:
-            return stored
-        found, needed = (f"{h} x {w} pixels (height x width)" for h, w in (image.shape[:2], annotated))
+        image, hw = read_reduced(path, self.least_side)
+        if 0 in annotated or hw == annotated:
+            return image, hw
+        stored, stored_hw = read_reduced(path, self.least_side, rotate=False)
+        if stored_hw == annotated:
+            return stored, stored_hw
+        found, needed = (f"{h} x {w} pixels (height x width)" for h, w in (hw, annotated))
         raise InputError(f"image {path}", found=found, needed=f"{needed}, as {self.annotations.source} says")

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from resdet.datasets.annotations import FileNames
-from resdet.datasets.images import read_image
+from resdet.datasets.images import read_reduced
 from resdet.datasets.views import View, to_tensor
 from resdet.errors import InputError, listed
 
@@ -87,11 +87,13 @@ class FolderDataset(Dataset):
         root: the data set, such as ``data/imagenet``.
         split: name of the folder below it, such as ``train`` or ``val``.
         view: what to cut from each image (see :mod:`resdet.datasets.views`).
+        least_side: decode large JPEGs at a fraction of their size that leaves both sides so many pixels (see
+            :func:`resdet.datasets.images.read_reduced`); None decodes them whole.
     """
 
-    def __init__(self, root: str | Path, split: str, *, view: View) -> None:
+    def __init__(self, root: str | Path, split: str, *, view: View, least_side: int | None = None) -> None:
         self.index = read_folder(root, split)
-        self.view = view
+        self.view, self.least_side = view, least_side
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -116,7 +118,7 @@ class FolderDataset(Dataset):
         row, seed = key if isinstance(key, tuple) else (key, 0)
         if not 0 <= row < len(self):
             raise IndexError(f"image {row} of {len(self)}")
-        image = read_image(os.path.join(self.index.folder, self.index.files[row]))
+        image, _ = read_reduced(os.path.join(self.index.folder, self.index.files[row]), self.least_side)
         view = self.view(image, np.random.default_rng((seed, row)))
         return to_tensor(view), int(self.index.labels[row])
 

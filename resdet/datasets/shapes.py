@@ -76,30 +76,59 @@ def write_shapes(
     Raises:
         InputError: an argument is out of range, ``root`` holds something else, or it cannot be written.
     """
-    root = Path(root)
     numbers = {"seed": seed, "train": train, "val": val, "crops_per_class": crops_per_class}
     for name, value in numbers.items():
         if not isinstance(value, int) or value < 0:
             raise InputError(f"write_shapes({name}=...)", found=repr(value), needed="an integer, 0 or more")
+
+    def write(temporary: Path, mapped: Map) -> None:
+        for split, images in (("train", train), ("val", val)):
+            _write_detection(temporary, split, seed, images, mapped)
+        for split, crops in (("train", crops_per_class), ("val", crops_per_class // 5)):
+            _write_crops(temporary / "crops" / split, f"crops/{split}", seed, crops, mapped)
+
     marker = json.dumps({"data set": "shapes", "version": VERSION, **numbers}, indent=1)
-    if _marker(root) == marker:
+    return write_once(Path(root), marker, write, images=train + val, processes=processes)
+
+
+def write_once(
+    root: Path,
+    marker: str,
+    write: Callable[[Path, Map], None],
+    *,
+    images: int,
+    processes: int | None = None,
+    marker_file: str = MARKER,
+) -> Path:
+    """Put a drawn data set at ``root``, whole or not at all, unless its marker file says that it is there already.
+
+    Args:
+        root: folder of the data set.
+        marker: what tells this data set from another: its kind, version and arguments.
+        write: draws it into a folder, with the map that it is given.
+        images: how many there are to draw.
+        processes: see :func:`write_shapes`.
+        marker_file: name of the file that holds the marker.
+
+    Raises:
+        InputError: ``root`` holds something else, or it cannot be written.
+    """
+    kind = marker_file.partition(".")[0]
+    if _marker(root, marker_file) == marker:
         return root
-    if root.exists() and _marker(root) is None and (not root.is_dir() or any(root.iterdir())):
-        raise InputError(root, found="something that is no shapes data set", needed="a new or an empty folder")
-    _LOG.info("writing the shapes data set to %s: %d images", root, train + val)
+    if root.exists() and _marker(root, marker_file) is None and (not root.is_dir() or any(root.iterdir())):
+        raise InputError(root, found=f"something that is no {kind} data set", needed="a new or an empty folder")
+    _LOG.info("writing the %s data set to %s: %d images", kind, root, images)
     temporary = root.parent / f".{root.name}-{uuid.uuid4().hex[:12]}"
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
-        with _workers(processes, train + val) as mapped:
-            for split, images in (("train", train), ("val", val)):
-                _write_detection(temporary, split, seed, images, mapped)
-            for split, crops in (("train", crops_per_class), ("val", crops_per_class // 5)):
-                _write_crops(temporary / "crops" / split, f"crops/{split}", seed, crops, mapped)
-        (temporary / MARKER).write_text(marker, encoding="utf-8")
-        _publish(temporary, root, marker)
+        with _workers(processes, images) as mapped:
+            write(temporary, mapped)
+        (temporary / marker_file).write_text(marker, encoding="utf-8")
+        _publish(temporary, root, marker, marker_file)
     except BrokenProcessPool as error:
         needed = 'the call under `if __name__ == "__main__":`, enough memory, or processes=1'
-        raise InputError("write_shapes", found="a drawing process ended early", needed=needed) from error
+        raise InputError(f"writing {root}", found="a drawing process ended early", needed=needed) from error
     except OSError as error:
         raise InputError(root, found=f"writing failed: {error}", needed="a writable folder with 40 MB free") from error
     finally:
@@ -107,21 +136,21 @@ def write_shapes(
     return root
 
 
-def _marker(root: Path) -> str | None:
+def _marker(root: Path, file: str = MARKER) -> str | None:
     """What the marker file says, or None where there is none."""
-    path = root / MARKER
+    path = root / file
     return path.read_text(encoding="utf-8") if path.is_file() else None
 
 
-def _publish(temporary: Path, root: Path, marker: str) -> None:
+def _publish(temporary: Path, root: Path, marker: str, file: str = MARKER) -> None:
     """Put the finished folder in place; where another process was first with the same set, keep that one."""
     old = root.parent / f"{temporary.name}-old"
     try:
-        if root.exists() and _marker(root) != marker:
+        if root.exists() and _marker(root, file) != marker:
             root.rename(old)
         temporary.rename(root)
     except OSError:
-        if _marker(root) != marker:
+        if _marker(root, file) != marker:
             raise
     finally:
         shutil.rmtree(old, ignore_errors=True)
@@ -180,7 +209,7 @@ def _write_image(root: Path, split: str, seed: int, index: int) -> tuple[tuple[i
     """Draw one picture and write it with its VOC file; returns what the COCO file needs to know."""
     scene = draw_scene((seed, _STREAMS[split], index))
     name = f"{split}_{index:06d}"
-    (root / "JPEGImages" / f"{name}.jpg").write_bytes(_jpeg(scene.image))
+    (root / "JPEGImages" / f"{name}.jpg").write_bytes(encode_jpeg(scene.image))
     (root / "Annotations" / f"{name}.xml").write_text(_voc_xml(name, scene), encoding="utf-8")
     return scene.image.shape[:2], scene.objects
 
@@ -242,9 +271,9 @@ def _draw_crops(stream: str, seed: int, index: int) -> list[tuple[int, bytes]]:
         framed = cv2.copyMakeBorder(scene.image, side, side, side, side, cv2.BORDER_REFLECT)
         square = framed[y + side : y + 2 * side, x + side : x + 2 * side]
         how = cv2.INTER_AREA if side > CROP_SIDE else cv2.INTER_CUBIC
-        found.append((item.label, _jpeg(cv2.resize(square, (CROP_SIDE, CROP_SIDE), interpolation=how))))
+        found.append((item.label, encode_jpeg(cv2.resize(square, (CROP_SIDE, CROP_SIDE), interpolation=how))))
     return found
 
 
-def _jpeg(image: np.ndarray) -> bytes:
+def encode_jpeg(image: np.ndarray) -> bytes:
     return cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1].tobytes()

@@ -125,16 +125,16 @@ def draw_scene(entropy: Sequence[int], *, night: bool | None = None, sea: bool |
     for index, thing in enumerate(placed):
         if thing.plate is not None:
             plate = draw_sprite("plate", thing.plate, light=light, rng=things)
-            _paste(canvas, plate, thing.x, thing.y, light, np.ones(3, np.float32))
-            _claim(owner, plate, thing.x, thing.y, 0)
+            paste(canvas, plate, thing.x, thing.y, light, np.ones(3, np.float32))
+            claim(owner, plate, thing.x, thing.y, 0)
         for _ in range(thing.members):
             sprite = draw_sprite(thing.kind, thing.size, light=light, rng=things)
             spread = things.uniform(-1, 1, 2) * thing.size * 0.42 * thing.members**0.5 * (thing.members > 1)
             x, y = thing.x + spread[0], thing.y + spread[1]
-            _paste(canvas, sprite, x, y, light, tint if thing.plate is None else np.ones(3, np.float32))
-            whole[index] += _claim(owner, sprite, x, y, index + 1)
+            paste(canvas, sprite, x, y, light, tint if thing.plate is None else np.ones(3, np.float32))
+            whole[index] += claim(owner, sprite, x, y, index + 1)
     found = [_annotate(owner, index, thing, whole[index], night, sea) for index, thing in enumerate(placed)]
-    return Scene(_develop(canvas, grain), tuple(item for item in found if item is not None), night, sea)
+    return Scene(develop(canvas, grain), tuple(item for item in found if item is not None), night, sea)
 
 
 def _arrange(hw: tuple[int, int], rng: Rng) -> list[_Placed]:
@@ -214,7 +214,7 @@ def _window(hw: tuple[int, int], sprite: Sprite, x: float, y: float) -> tuple[tu
     return there, tuple(slice(low - start, high - start) for start, low, high in spans)
 
 
-def _paste(canvas: np.ndarray, sprite: Sprite, x: float, y: float, light: np.ndarray, tint: np.ndarray) -> None:
+def paste(canvas: np.ndarray, sprite: Sprite, x: float, y: float, light: np.ndarray, tint: np.ndarray) -> None:
     """Lay a sprite and its soft shadow on the canvas, in place."""
     size = max(sprite.alpha.shape)
     pad = int(0.16 * size) + 3
@@ -231,7 +231,7 @@ def _paste(canvas: np.ndarray, sprite: Sprite, x: float, y: float, light: np.nda
     )
 
 
-def _claim(owner: np.ndarray, sprite: Sprite, x: float, y: float, mark: int) -> int:
+def claim(owner: np.ndarray, sprite: Sprite, x: float, y: float, mark: int) -> int:
     """Mark the pixels that a sprite covers by half or more; returns how many it has, also outside the image."""
     there, here = _window(owner.shape, sprite, x, y)
     owner[there][sprite.alpha[here] >= 0.5] = mark
@@ -341,7 +341,7 @@ def _fill_sea(hw: tuple[int, int], colours: np.ndarray, haze: np.ndarray, rng: R
     return paint + (haze - paint) * (0.55 * np.exp(-depth * 10))[:, None]
 
 
-def _develop(canvas: np.ndarray, rng: Rng) -> np.ndarray:
+def develop(canvas: np.ndarray, rng: Rng) -> np.ndarray:
     """Vignette and film grain, the same in every landscape; then 8 bits."""
     h, w = canvas.shape[1:]
     y, x = np.linspace(-1, 1, h, dtype=np.float32)[:, None], np.linspace(-1, 1, w, dtype=np.float32)

@@ -84,7 +84,7 @@ def jitter(rng: Rng, colour: Colour, amount: float = 0.05) -> Colour:
     return np.clip(colour + rng.uniform(-amount, amount, 3), 0, 1).astype(np.float32)
 
 
-def draw_sprite(kind: str, size: float, *, light: np.ndarray, rng: Rng) -> Sprite:
+def draw_sprite(kind: str, size: float, *, light: np.ndarray, rng: Rng, pattern: str | None = None) -> Sprite:
     """Draw one thing.
 
     Args:
@@ -92,12 +92,16 @@ def draw_sprite(kind: str, size: float, *, light: np.ndarray, rng: Rng) -> Sprit
         size: longer side of its bounding box in pixels.
         light: (3,) unit vector towards the light; x right, y down, z out of the picture.
         rng: source of colours, pattern, pose and proportions.
+        pattern: plain, stripes, dots, fade or mottled, for every part of it; None leaves that to the maker.
 
     Returns:
         The sprite, cut to its bounding box (one pixel of margin for the anti-aliased edge).
     """
     make, tilt = OUTLINES[kind]
-    return _relief(make(rng), size, np.deg2rad(rng.uniform(-tilt, tilt)), light, rng)
+    parts = make(rng)
+    if pattern is not None:
+        parts = [part._replace(pattern=pattern) for part in parts]
+    return _relief(parts, size, np.deg2rad(rng.uniform(-tilt, tilt)), light, rng)
 
 
 def _relief(parts: list[Part], size: float, angle: float, light: np.ndarray, rng: Rng) -> Sprite:

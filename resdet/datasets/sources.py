@@ -1,4 +1,4 @@
-"""Data sets as configs name them, besides ``read_coco`` and ``read_voc``: image folders and the embedded set."""
+"""Data sets as configs name them, besides the readers: image folders and the embedded sets."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from pathlib import Path
 from resdet.datasets.annotations import Annotations
 from resdet.datasets.coco import read_coco
 from resdet.datasets.folder import FolderDataset
+from resdet.datasets.imagenet_loc import read_imagenet_loc
 from resdet.datasets.shapes import write_shapes
+from resdet.datasets.shapes_loc import write_shapes_loc
 from resdet.datasets.views import CenterView, PaperView, TenCropView, View, WholeView
 from resdet.errors import InputError
 
@@ -20,10 +22,15 @@ def training_folder(
     shorter_side: tuple[int, int] = (256, 480),
     flip: float = 0.5,
     colour_std: float = 0.1,
+    reduce: bool = False,
 ) -> FolderDataset:
-    """A folder per class, seen through the paper's training view (:class:`resdet.datasets.views.PaperView`)."""
+    """A folder per class, seen through the paper's training view (:class:`resdet.datasets.views.PaperView`).
+
+    With ``reduce``, photographs of more than twice the largest shorter side are decoded at a fraction of their size:
+    much faster, for pixels that differ a little.
+    """
     view = PaperView(crop=crop, shorter_side=tuple(shorter_side), flip=flip, colour_std=colour_std)
-    return FolderDataset(root, split, view=view)
+    return FolderDataset(root, split, view=view, least_side=max(shorter_side) if reduce else None)
 
 
 def test_folder(
@@ -102,3 +109,33 @@ def test_crops(
     """The validation crops of the embedded set."""
     folder = shapes_crops(root=root)
     return test_folder(root=folder, crop=crop, shorter_side=shorter_side, crops=crops, dense=dense, flip=flip)
+
+
+def shapes_loc(*, split: str, root: str = "data/shapes_loc", classes: tuple[str, ...] | None = None) -> Annotations:
+    """``"train"`` or ``"val"`` of the embedded set for localization, written first where it is missing."""
+    return read_imagenet_loc(root=write_shapes_loc(root), split=split, classes=classes)
+
+
+def training_shapes_loc(
+    *, root: str = "data/shapes_loc", crop: int = 112, shorter_side: tuple[int, int] = (128, 192)
+) -> FolderDataset:
+    """The training images of that set, for classification."""
+    return training_folder(root=_loc_images(root), crop=crop, shorter_side=shorter_side)
+
+
+def test_shapes_loc(
+    *,
+    root: str = "data/shapes_loc",
+    crop: int = 112,
+    shorter_side: int = 128,
+    crops: int = 1,
+    dense: int | tuple[int, ...] = (),
+    flip: bool = True,
+) -> FolderDataset:
+    """The validation images of that set, for classification."""
+    folder = _loc_images(root)
+    return test_folder(root=folder, crop=crop, shorter_side=shorter_side, crops=crops, dense=dense, flip=flip)
+
+
+def _loc_images(root: str) -> str:
+    return str(write_shapes_loc(root) / "Data" / "CLS-LOC")

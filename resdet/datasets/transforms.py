@@ -13,6 +13,7 @@ import os
 import random
 from collections.abc import Callable, Sequence
 
+import cv2
 import numpy as np
 
 from resdet.errors import InputError, nearest
@@ -21,10 +22,32 @@ MIN_VISIBLE = 0.1
 """Share of a box's area that must stay in the picture; less is dropped: it cannot be recognised."""
 
 
-def _flip() -> list:
-    import albumentations
+class Flip:
+    """What albumentations' ``HorizontalFlip`` does and draws, at a fraction of its cost.
 
-    return [albumentations.HorizontalFlip(p=0.5)]
+    With that one, a loader that only decodes and flips would spend 6% of its time on it.
+
+    Args:
+        p: probability.
+    """
+
+    def __init__(self, p: float = 0.5) -> None:
+        self.p = p
+
+    def set_random_state(self, generator: np.random.Generator, chooser: random.Random) -> None:
+        """As albumentations' transforms: ``chooser`` says whether, and nothing else is drawn."""
+        self._chooser = chooser
+
+    def __call__(self, image: np.ndarray, bboxes: np.ndarray) -> dict[str, np.ndarray]:
+        """Of an (H, W, 3) image and (G, 5) rows of x1, y1, x2, y2 as shares of its sides, and anything."""
+        if self._chooser.random() < self.p:
+            image = cv2.flip(image, 1)
+            bboxes = np.concatenate([1 - bboxes[:, [2]], bboxes[:, [1]], 1 - bboxes[:, [0]], bboxes[:, 3:]], axis=1)
+        return {"image": image, "bboxes": bboxes}
+
+
+def _flip() -> list:
+    return [Flip()]
 
 
 def _vertical_flip() -> list:

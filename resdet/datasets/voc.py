@@ -99,13 +99,16 @@ def read_voc(
     )
 
 
-class _Image(NamedTuple):
+class VocImage(NamedTuple):
     """What one XML says."""
 
     filename: str
     hw: tuple[int, int]
+    """(0, 0) where it does not say."""
     labels: list[str]
+    """A class name for each object; boxes and flags likewise."""
     boxes: list[list[float]]
+    """xmin, ymin, xmax, ymax as written."""
     difficult: list[bool]
 
 
@@ -142,7 +145,7 @@ class _Folder:
                 raise InputError(self.xml(name), found="no such file", needed=f"the annotation that {path} names")
         return names
 
-    def image(self, name: str, image: _Image) -> str:
+    def image(self, name: str, image: VocImage) -> str:
         """Path of the picture of an annotation: NAME.jpg, the XML's <filename>, or NAME with another extension."""
         for picture in (f"{name}.jpg", image.filename, *(name + extension for extension in EXTENSIONS)):
             if picture in self.pictures:
@@ -152,30 +155,37 @@ class _Folder:
             wanted, found="no such file", needed=f"the image of {self.xml(name)} ({', '.join(EXTENSIONS)})"
         )
 
-    def parse(self, name: str) -> _Image:
-        """Read one annotation file."""
-        path = self.xml(name)
+    def parse(self, name: str) -> VocImage:
+        return parse_xml(self.xml(name))
+
+
+def parse_xml(path: str) -> VocImage:
+    """Read one annotation file of VOC's form.
+
+    Raises:
+        InputError: the XML is broken, or an object has no name or no four numbers.
+    """
+    try:
+        root = ElementTree.parse(path).getroot()
+    except ElementTree.ParseError as error:
+        raise InputError(path, found=f"broken XML: {error}", needed="a complete VOC annotation") from error
+    objects = root.findall("object")
+    labels, boxes = [], []
+    for number, item in enumerate(objects, 1):
+        label, box = (item.findtext("name") or "").strip(), item.find("bndbox")
         try:
-            root = ElementTree.parse(path).getroot()
-        except ElementTree.ParseError as error:
-            raise InputError(path, found=f"broken XML: {error}", needed="a complete VOC annotation") from error
-        objects = root.findall("object")
-        labels, boxes = [], []
-        for number, item in enumerate(objects, 1):
-            label, box = (item.findtext("name") or "").strip(), item.find("bndbox")
-            try:
-                values = [float(box.findtext(side)) for side in CORNERS]
-            except (AttributeError, TypeError, ValueError) as error:
-                values = [box.findtext(side) for side in CORNERS] if box is not None else "no <bndbox>"
-                needed = f"<bndbox> with four numbers: {', '.join(CORNERS)}"
-                raise InputError(f"{path}, object {number}", found=values, needed=needed) from error
-            if not label:
-                raise InputError(f"{path}, object {number}", found="no <name>", needed="the name of its class")
-            labels.append(label)
-            boxes.append(values)
-        difficult = [(item.findtext("difficult") or "0").strip() not in ("0", "") for item in objects]
-        try:
-            hw = (int(float(root.findtext("size/height") or 0)), int(float(root.findtext("size/width") or 0)))
-        except (ValueError, OverflowError) as error:
-            raise InputError(path, found="a <size> that is not a number", needed="height and width") from error
-        return _Image((root.findtext("filename") or "").strip(), hw, labels, boxes, difficult)
+            values = [float(box.findtext(side)) for side in CORNERS]
+        except (AttributeError, TypeError, ValueError) as error:
+            values = [box.findtext(side) for side in CORNERS] if box is not None else "no <bndbox>"
+            needed = f"<bndbox> with four numbers: {', '.join(CORNERS)}"
+            raise InputError(f"{path}, object {number}", found=values, needed=needed) from error
+        if not label:
+            raise InputError(f"{path}, object {number}", found="no <name>", needed="the name of its class")
+        labels.append(label)
+        boxes.append(values)
+    difficult = [(item.findtext("difficult") or "0").strip() not in ("0", "") for item in objects]
+    try:
+        hw = (int(float(root.findtext("size/height") or 0)), int(float(root.findtext("size/width") or 0)))
+    except (ValueError, OverflowError) as error:
+        raise InputError(path, found="a <size> that is not a number", needed="height and width") from error
+    return VocImage((root.findtext("filename") or "").strip(), hw, labels, boxes, difficult)

@@ -22,6 +22,7 @@ from mmengine.config import Config
 from resdet.engine import settings
 from resdet.errors import InputError, nearest
 from resdet.inference.settings import Inference
+from resdet.localization.settings import Localization
 
 CALLS = ("model", "train_data", "test_data")
 OPTIONAL_CALLS = ("backbone",)
@@ -32,11 +33,17 @@ SETTINGS = {
     "schedule": settings.Schedule,
     "run": settings.Run,
     "publish": settings.Publish,
-    "test": Inference,  # of a detector; see kind_of
+    "test": Inference,  # of a detector; see TESTS
+    "crop": settings.Crop,
+    "regions": settings.Regions,
 }
+TESTS = {"detection": Inference, "classification": settings.ClassifierTest, "localization": Localization}
+"""What section ``test`` fills, by task."""
+OF_TASK = {"augmentation": "detection", "crop": "localization", "regions": "localization"}
+"""Sections that only one task reads."""
 SCALARS = {
-    "task": ("detection", "classification"),
-    "metric": ("coco", "voc07", "voc12", "classification"),
+    "task": ("detection", "classification", "localization"),
+    "metric": ("coco", "voc07", "voc12", "classification", "localization"),
     "augmentation": None,
     "load_from": None,
 }
@@ -47,7 +54,7 @@ FREE = (
     *("num_classes", "init", "frozen_stages", "frozen_batchnorm", "box_beta"),
     *("label_smoothing", "mixup", "cutmix", "window", "checkpoint", "zero_last_bn", "new_head"),
     *("shorter_side", "longer_side", "train_proposals", "test_proposals", "rois_per_image", "background_iou"),
-    *("score_threshold", "nms_iou", "max_per_image", "antialias"),
+    *("score_threshold", "nms_iou", "max_per_image", "antialias", "multiple", "anchors_per_image", "positive_iou"),
 )
 """Arguments of a model that may differ between training and test."""
 
@@ -101,7 +108,7 @@ def read_settings(config: Config, section: str) -> Any:
 
 def kind_of(config: Config, section: str) -> type:
     """The named tuple that a section fills."""
-    return settings.ClassifierTest if section == "test" and config.task == "classification" else SETTINGS[section]
+    return TESTS[config.task] if section == "test" else SETTINGS[section]
 
 
 def call(config: Config, section: str, **supplied: Any) -> Any:
@@ -179,6 +186,12 @@ def _check(config: Config, path: Path) -> None:
     for key, legal in SCALARS.items():
         if legal and config.get(key) not in legal:
             raise InputError(where, found=f"{key}={config.get(key)!r}", needed=nearest(str(config.get(key)), legal))
+    if (config.task == "localization") != (config.metric == "localization"):
+        found = f"metric = {config.metric!r} with task = {config.task!r}"
+        raise InputError(where, found=found, needed="metric = 'localization' with that task, and with no other")
+    for key, task in OF_TASK.items():
+        if key in config and config.task != task:
+            raise InputError(where, found=f"{key} with task = {config.task!r}", needed=f"a {task} config")
     if not _fits(config.get("augmentation", ()), tuple[str, ...]):
         raise InputError(where, found=f"augmentation={config.augmentation!r}", needed="a tuple of names")
     for section in (*CALLS, *OPTIONAL_CALLS, *SETTINGS):
@@ -190,13 +203,27 @@ def _check(config: Config, path: Path) -> None:
         given = {k: v for k, v in config[section].items() if k != "type"}
         check_arguments(target(config, section), given, where=where, section=section)
     for section in SETTINGS:
-        kind, values = kind_of(config, section), config.get(section, {})
-        _check_keys(f"{where}, section {section!r}", values, kind._fields)
-        for name, value in values.items():
-            _check_type(f"{where}, {section}.{name}", value, typing.get_type_hints(kind)[name])
-            least, greatest = settings.RANGES.get(f"{section}.{name}", (0, math.inf))
-            if isinstance(value, (int, float)) and not (math.isfinite(value) and least <= value <= greatest):
-                raise InputError(f"{where}, {section}.{name}", found=value, needed=f"a number in [{least}, {greatest}]")
+        check_settings(kind_of(config, section), config.get(section, {}), where=where, section=section)
+
+
+def check_settings(kind: type, values: Mapping[str, Any], *, where: str, section: str) -> None:
+    """Refuse settings that a section does not have, or whose values are of another type or out of range.
+
+    Args:
+        kind: the named tuple that the section fills.
+        values: what it says.
+        where: who says it, for messages.
+        section: its name.
+
+    Raises:
+        InputError: one of these.
+    """
+    _check_keys(f"{where}, section {section!r}", values, kind._fields)
+    for name, value in values.items():
+        _check_type(f"{where}, {section}.{name}", value, typing.get_type_hints(kind)[name])
+        least, greatest = settings.RANGES.get(f"{section}.{name}", (0, math.inf))
+        if isinstance(value, (int, float)) and not (math.isfinite(value) and least <= value <= greatest):
+            raise InputError(f"{where}, {section}.{name}", found=value, needed=f"a number in [{least}, {greatest}]")
 
 
 def check_arguments(function: Callable, given: Mapping[str, Any], *, where: str, section: str) -> None:

@@ -72,13 +72,25 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def gather(rows: list) -> list | None:
-    """The rows of all processes, in the order of ranks, on rank 0; None elsewhere."""
+def gather(table: Tensor) -> Tensor | None:
+    """The rows of all processes, in the order of ranks, on rank 0; None elsewhere. No object is pickled.
+
+    Args:
+        table: on the CPU, of any number of rows; type and row shape the same everywhere.
+    """
     if world_size() == 1:
-        return rows
-    parts = [None] * world_size() if rank() == 0 else None
-    dist.gather_object(rows, parts)
-    return None if parts is None else [row for part in parts for row in part]
+        return table
+    counts = [torch.zeros(1, dtype=torch.int64) for _ in range(world_size())]
+    dist.all_gather(counts, torch.tensor([len(table)]))
+    if rank():
+        if len(table):
+            dist.send(table.contiguous(), 0)
+        return None
+    parts = [table, *(table.new_empty(int(count), *table.shape[1:]) for count in counts[1:])]
+    for source, part in enumerate(parts):
+        if source and len(part):
+            dist.recv(part, source)
+    return torch.cat(parts)
 
 
 def everywhere(condition: bool) -> bool:

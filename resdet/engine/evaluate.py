@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -13,18 +11,19 @@ from resdet.backbones.weights import load_exactly
 from resdet.engine import distributed
 from resdet.engine.config import describe_model, read_settings
 from resdet.engine.experiment import Experiment, build_experiment, read_data, test_loader
+from resdet.engine.hooks import shown
 from resdet.engine.metrics import DetectionMetric, build_metric
 from resdet.engine.optim import autocast
-from resdet.engine.predictor import adopt, build_ensemble, build_predictor
+from resdet.engine.predictor import adopt, build_ensemble, build_localizer, build_predictor
 from resdet.engine.runner import check_same, read_checkpoint
 from resdet.errors import InputError
-from resdet.evaluation.coco import load_results
+from resdet.evaluation.coco_rows import load_results
 
 
 def load_experiment(config: Config, checkpoint: str | Path) -> Experiment:
     """The test set and the net of a config, with the weights of a checkpoint, on the device.
 
-    A detector is tested as section ``test`` says.
+    A detector or a localizer is tested as section ``test`` says.
 
     Raises:
         InputError: the checkpoint is of another task, architecture or set of classes than config and data.
@@ -38,6 +37,9 @@ def load_experiment(config: Config, checkpoint: str | Path) -> Experiment:
     if config.task == "detection":
         experiment.task.net = build_predictor(config, experiment.net, experiment.classes)
         experiment.task.net.timed = True
+    elif config.task == "localization":
+        predictor = build_localizer(config, experiment.net, experiment.classes)
+        experiment.task.answer_by(predictor.to(distributed.device(), memory_format=torch.channels_last).eval())
     else:
         experiment.task.net = build_ensemble(config, experiment.net, experiment.classes)
     experiment.task.to(distributed.device(), memory_format=torch.channels_last)
@@ -54,15 +56,6 @@ def evaluate(experiment: Experiment) -> dict[str, float]:
         with autocast(amp):
             experiment.metric.process(batch, experiment.task.val_step(batch))
     return experiment.metric.evaluate(len(experiment.test_set))
-
-
-def shown(batches: Iterable, total: int) -> Iterable:
-    """With a progress bar on a terminal."""
-    if distributed.rank() or not sys.stdout.isatty():
-        return batches
-    from rich.progress import track
-
-    return track(batches, "evaluating", total=total, transient=True)
 
 
 def evaluate_detections(config: Config, path: str | Path) -> tuple[dict[str, float], DetectionMetric]:

@@ -15,15 +15,20 @@ from torch.utils.data import DataLoader, Dataset
 from resdet.datasets.annotations import Annotations
 from resdet.datasets.detection import DetectionDataset
 from resdet.datasets.loading import EvaluationShare, TrainBatches, collate
+from resdet.datasets.loc_view import LocalizationCrop
+from resdet.datasets.regions import RegionDataset
 from resdet.datasets.resident import ResidentBatches, ResidentDataset
 from resdet.datasets.transforms import augmentation
 from resdet.datasets.views import collate_views
 from resdet.engine import distributed
-from resdet.engine.config import call, read_settings
+from resdet.engine.config import call, describe, read_settings, target
 from resdet.engine.metrics import build_metric
+from resdet.engine.predictor import build_localizer
+from resdet.engine.proposals import training_proposals
 from resdet.engine.settings import Loader
-from resdet.engine.tasks import ClassificationTask, DetectionTask
+from resdet.engine.tasks import ClassificationTask, DetectionTask, LocalizationTask
 from resdet.errors import InputError
+from resdet.localization.build import region_localizer
 
 
 class Experiment(NamedTuple):
@@ -65,9 +70,18 @@ def build_experiment(
         )
     torch.manual_seed(read_settings(config, "run").seed)
     net = build_net(config, num_classes=len(classes), load_init=load_init)
-    task = (DetectionTask if config.task == "detection" else ClassificationTask)(net)
+    task = _task(config, net, tuple(classes), training=training)
     metric = build_metric(config.metric, test_set)
     return Experiment(config, train_set, test_set, tuple(classes), net, task, metric)
+
+
+def _task(config: Config, net: nn.Module, classes: tuple[str, ...], *, training: bool) -> BaseModel:
+    if config.task != "localization":
+        return (DetectionTask if config.task == "detection" else ClassificationTask)(net)
+    task = LocalizationTask(net)
+    if training:
+        task.answer_by(build_localizer(config, net, classes, training=True).to(distributed.device()).eval())
+    return task
 
 
 def _test_set(config: Config, classes: tuple[str, ...]) -> Dataset:
@@ -84,11 +98,43 @@ def read_data(config: Config, section: str, *, classes: Sequence[str] | None = N
     """The data set of a section; ``classes`` fixes the order of labels where the reader leaves it open."""
     data = call(config, section, **({} if classes is None else {"classes": tuple(classes)}))
     if not isinstance(data, Annotations):
+        if config.task == "localization":
+            needed = "data with boxes, such as read_imagenet_loc"
+            raise InputError(f"config {config.filename}, {section}", found="data without boxes", needed=needed)
         return data
     if section == "train_data" and not len(data.boxes):
         raise InputError(data.source, found="no boxes", needed="at least one object to learn from")
-    names = config.get("augmentation", ("flip",)) if section == "train_data" else ()
-    return DetectionDataset(data, transform=augmentation(names))
+    if section == "train_data" and config.task == "localization":
+        return _localization_set(config, data)
+    if section != "train_data":
+        return DetectionDataset(data)
+    names = config.get("augmentation", ("flip",))
+    least_side = _longest_input(config, names) if read_settings(config, "loader").reduce else None
+    return DetectionDataset(data, transform=augmentation(names), least_side=least_side)
+
+
+def _longest_input(config: Config, names: Sequence[str]) -> int:
+    """The longest shorter side that the net trains at, twice that where a crop may be half of the image."""
+    side = describe(target(config, "model"), config.model)["shorter_side"]
+    return (side if isinstance(side, int) else max(side)) * (2 if "crop" in names else 1)
+
+
+def _localization_set(config: Config, data: Annotations) -> DetectionDataset:
+    """Crops for a first stage, regions of its proposals for a second one."""
+    model, crop, regions = target(config, "model"), *(read_settings(config, name) for name in ("crop", "regions"))
+    if model is region_localizer:
+        _refuse(config, "crop", "of a first stage")
+        how = {"positive_fraction": regions.positive_fraction, "flip": regions.flip, "colour_std": regions.colour_std}
+        return RegionDataset(data, training_proposals(config, data), count=regions.per_image, **how)
+    _refuse(config, "regions", "of a second stage")
+    side = describe(model, config.model)["crop"]
+    return DetectionDataset(data, transform=LocalizationCrop(crop=side, **crop._asdict()))
+
+
+def _refuse(config: Config, section: str, whose: str) -> None:
+    if section in config:
+        needed = f"no section {section!r}, which is {whose}"
+        raise InputError(f"config {config.filename}", found=f"section {section!r}", needed=needed)
 
 
 def build_net(config: Config, *, num_classes: int, load_init: bool) -> nn.Module:
@@ -131,13 +177,19 @@ def train_loader(experiment: Experiment) -> Iterable:
     return _loader(data, batches, settings.workers)
 
 
-def test_loader(experiment: Experiment) -> Iterable:
-    """This process's share of the test set, each image once."""
-    return data_loader(experiment.test_set, read_settings(experiment.config, "loader"))
+def test_loader(experiment: Experiment, *, kept: bool = False) -> Iterable:
+    """This process's share of the test set, each image once; ``kept`` as for :func:`data_loader`."""
+    return data_loader(experiment.test_set, read_settings(experiment.config, "loader"), kept=kept)
 
 
-def data_loader(data: Dataset, settings: Loader) -> Iterable:
-    """This process's share of any data set, each image once."""
+def data_loader(data: Dataset, settings: Loader, *, kept: bool = False) -> Iterable:
+    """This process's share of any data set, each image once.
+
+    Args:
+        data: any of ours.
+        settings: section ``loader``.
+        kept: loader processes wait for the next pass; they end when the loader (its ``_iterator``) goes.
+    """
     share = EvaluationShare(
         len(data),
         settings.test_batch_size,
@@ -145,10 +197,10 @@ def data_loader(data: Dataset, settings: Loader) -> Iterable:
         rank=distributed.rank(),
         world=distributed.world_size(),
     )
-    return _loader(data, share, settings.workers)
+    return _loader(data, share, settings.workers, kept=kept)
 
 
-def _loader(data: Dataset, batches: TrainBatches | EvaluationShare, workers: int) -> Iterable:
+def _loader(data: Dataset, batches: TrainBatches | EvaluationShare, workers: int, *, kept: bool = False) -> Iterable:
     if isinstance(data, ResidentDataset):
         return ResidentBatches(data, batches, device=distributed.device())
     return DataLoader(
@@ -157,4 +209,5 @@ def _loader(data: Dataset, batches: TrainBatches | EvaluationShare, workers: int
         num_workers=workers,
         collate_fn=collate if isinstance(data, DetectionDataset) else collate_views,
         pin_memory=torch.cuda.is_available(),
+        persistent_workers=kept and workers > 0,
     )

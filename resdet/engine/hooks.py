@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,14 +45,14 @@ class FiniteLoss(Hook):
 
     def __init__(self, *, at_once: bool) -> None:
         self.at_once = at_once
-        self._pending: tuple[int, dict[str, Tensor], list] | None = None
+        self._pending: tuple[int, dict[str, Tensor], list, Callable[[], bool]] | None = None
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Check the step before, or this one."""
         losses = {k: v.detach() for k, v in outputs.items() if k.startswith("loss") and isinstance(v, Tensor)}
         if self._pending is not None:
             self._check(*self._pending)
-        self._pending = (runner.iter + 1, losses, data_batch)
+        self._pending = (runner.iter + 1, losses, data_batch, _ask(losses["loss"]))
         if self.at_once or not outputs["loss"].is_cuda:
             self.before_save_checkpoint(runner, {})
 
@@ -62,18 +62,36 @@ class FiniteLoss(Hook):
             self._check(*self._pending)
             self._pending = None
 
-    def _check(self, step: int, losses: dict[str, Tensor], batch: Any) -> None:
-        sound = bool(torch.isfinite(losses["loss"]).all())
+    def _check(self, step: int, losses: dict[str, Tensor], batch: Any, is_sound: Callable[[], bool]) -> None:
+        sound = is_sound()
         if distributed.everywhere(sound):
             return
         values = ", ".join(f"{name} = {float(value):g}" for name, value in losses.items())
-        ids = [t.image_id for t in batch[1]] if isinstance(batch[1], Sequence) and batch[1] else None
-        images = "" if not ids or not isinstance(batch[1][0], Target) else f", images {ids}"
+        targets = batch[1] if isinstance(batch[1], Sequence) else ()
+        ids = [target.image_id for target in targets if isinstance(target, Target)]
+        images = f", images {ids}" if ids else ""
         raise InputError(
             f"training, step {step}{images}",
             found=f"{values} (another process has a loss that is not finite)" if sound else values,
             needed="finite losses: a lower optimizer.lr, a longer schedule.warmup_steps or optimizer.clip_norm=10",
         )
+
+
+def _ask(loss: Tensor) -> Callable[[], bool]:
+    """Ask now whether a loss is finite; the answer waits only if it is wanted before the device has come so far."""
+    sound = torch.isfinite(loss).all()
+    if sound.device.type != "cuda":
+        return lambda: bool(sound)
+    answer = torch.empty((), dtype=torch.bool, pin_memory=True)
+    answer.copy_(sound, non_blocking=True)
+    there = torch.cuda.Event()
+    there.record()
+
+    def look() -> bool:
+        there.synchronize()
+        return bool(answer)
+
+    return look
 
 
 class ErrorWarmup(Hook):
@@ -255,6 +273,15 @@ class Progress(Hook):
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+
+def shown(batches: Iterable, total: int, doing: str = "evaluating") -> Iterable:
+    """With a progress bar on a terminal."""
+    if distributed.rank() or not sys.stdout.isatty():
+        return batches
+    from rich.progress import track
+
+    return track(batches, doing, total=total, transient=True)
 
 
 def _clock(seconds: float) -> str:

@@ -3,80 +3,105 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from mmengine.dist import broadcast_object_list
 from mmengine.evaluator import BaseMetric
+from torch import Tensor
 
 from resdet.datasets.annotations import Annotations, to_coco
 from resdet.datasets.coco import load_coco_json
 from resdet.engine.distributed import gather
 from resdet.errors import InputError
 from resdet.evaluation.classification import TopK
-from resdet.evaluation.coco import SIZE_BOUNDS, CocoFigures, coco_results, evaluate_coco
+from resdet.evaluation.coco import SIZE_BOUNDS, CocoFigures, evaluate_coco
+from resdet.evaluation.coco_curves import CocoFound
+from resdet.evaluation.coco_rows import CocoTruth, read_found, read_truth, result_rows, result_table
+from resdet.evaluation.localization import LocalizationErrors
 from resdet.evaluation.voc import VocDetections, VocTruth, evaluate_voc
-from resdet.structures import Detections
 
 
-class ShareMetric(BaseMetric):
-    """A metric over shares of unequal size.
+class DetectionMetric(BaseMetric):
+    """What COCO and VOC share: each process keeps its detections in arrays, rank 0 joins them.
 
-    mmengine's own gathering interleaves equal shares and cuts the rest; here each process holds exactly the images it
-    was given, each image once, and all of them are joined.
+    mmengine's own gathering pickles objects, interleaves equal shares and cuts the rest; here each process holds
+    exactly the images it was given, each image once.
     """
 
     default_prefix = ""  # the names of the figures are complete
     higher_is_better = ""
     """The figure that tells the best checkpoint."""
 
-    def evaluate(self, size: int) -> dict[str, float]:
-        """Figures over all processes; ``size`` images must have been seen in all."""
-        rows = gather(self.results)
-        self.results = []
-        figures = [self.compute_metrics(rows, size) if rows is not None else None]
-        broadcast_object_list(figures)
-        return figures[0]
-
-    def compute_metrics(self, results: list, size: int) -> dict[str, float]:
-        """Figures of the joined results."""
-        raise NotImplementedError
-
-
-class DetectionMetric(ShareMetric):
-    """What COCO and VOC share: one row of plain arrays for each image."""
-
     def __init__(self, annotations: Annotations) -> None:
         super().__init__()
         self.annotations = annotations
         self.report: Any = None
+        self._scored: Sequence[dict] | np.ndarray = ()
+
+    @cached_property
+    def truth(self) -> CocoTruth:
+        """The ground truth, read once however often it is asked."""
+        return read_truth(coco_ground_truth(self.annotations))
+
+    @property
+    def rows(self) -> list[dict]:
+        """What was scored last, as rows of a COCO results file."""
+        return result_rows(self._scored) if isinstance(self._scored, np.ndarray) else list(self._scored)
 
     def process(self, data_batch: Any, data_samples: Sequence[tuple]) -> None:
-        """Keep the detections of a batch."""
-        for detections, target in data_samples:
-            arrays = [t.cpu().numpy() for t in detections]
-            self.results.append({"image_id": int(target.image_id), "detections": arrays})
+        """Keep the detections of a batch: one transfer from the device."""
+        fields = [torch.cat(column) for column in zip(*(detections for detections, _ in data_samples), strict=True)]
+        boxes, scores, labels = fields
+        table = torch.cat([boxes.float(), scores[:, None].float(), labels[:, None].float()], dim=1).cpu()
+        counts = [(target.image_id, len(detections.labels)) for detections, target in data_samples]
+        self.results.append((torch.tensor(counts), table))
 
-    def joined(self, results: list, size: int) -> list:
-        """Results in the order of the data set, after checking that each image came exactly once."""
-        by_id = {row["image_id"]: row["detections"] for row in results}
-        if len(by_id) != len(results) or len(by_id) != size:
-            raise RuntimeError(
-                f"{len(results)} results for {len(by_id)} of {size} images: an image was lost or doubled"
-            )
-        return [by_id[int(i)] for i in self.annotations.image_ids if int(i) in by_id]
+    def evaluate(self, size: int) -> dict[str, float]:
+        """Figures over all processes; ``size`` images must have been seen in all."""
+        empty = torch.zeros(0, 2, dtype=torch.int64), torch.zeros(0, 6)
+        counts, tables = zip(*(self.results or [empty]), strict=True)
+        self.results = []
+        counts, table = (gather(torch.cat(parts)) for parts in (counts, tables))
+        figures = [self.compute_metrics((counts, table), size) if counts is not None else None]
+        broadcast_object_list(figures)
+        return figures[0]
 
-    def compute_metrics(self, results: list, size: int) -> dict[str, float]:
-        """Figures of all images."""
-        return self.score_rows(coco_rows(self.joined(results, size), self.annotations))
+    def compute_metrics(self, results: tuple[Tensor, Tensor], size: int) -> dict[str, float]:
+        """Figures of all images.
 
-    def score_rows(self, rows: list[dict]) -> dict[str, float]:
-        """Figures of COCO result rows, from a net or from a file; keeps ``rows`` and ``report``.
+        Args:
+            results: of n images id and number of detections, (n, 2); of the detections xyxy, score, label, (D, 6).
+            size: number of images that there should be.
+        """
+        counts, table = results
+        image_ids, numbers = counts.numpy().T
+        if len(np.unique(image_ids)) != len(image_ids) or len(image_ids) != size:
+            found = f"{len(image_ids)} results for {len(np.unique(image_ids))} of {size} images"
+            raise RuntimeError(f"{found}: an image was lost or doubled")
+        known = self.annotations
+        image_ids = np.repeat(image_ids, numbers)
+        by_id = np.argsort(known.image_ids)
+        order = np.argsort(by_id[np.searchsorted(known.image_ids, image_ids, sorter=by_id)], kind="stable")
+        fields = table[:, :4], table[:, 4], table[:, 5]
+        rows = result_table(*fields, image_ids=image_ids, category_ids=known.category_ids)
+        return self.score_rows(rows[order])  # in the order of the data set, however it was shared out
+
+    def score_rows(self, rows: Sequence[dict] | np.ndarray) -> dict[str, float]:
+        """Figures of COCO results, from a net or from a file, in either form that ``read_found`` takes.
+
+        Keeps ``rows`` and ``report``.
 
         Raises:
             InputError: a row names an image or a category that the data set does not have.
         """
+        self._scored = rows
+        return self.score(read_found(rows, self.truth))
+
+    def score(self, found: CocoFound) -> dict[str, float]:
+        """Figures of detections; keeps ``report``."""
         raise NotImplementedError
 
 
@@ -89,10 +114,9 @@ class CocoMetric(DetectionMetric):
         super().__init__(annotations)
         self.size_bounds = size_bounds
 
-    def score_rows(self, rows: list[dict]) -> dict[str, float]:
+    def score(self, found: CocoFound) -> dict[str, float]:
         """See :func:`resdet.evaluation.coco.evaluate_coco`."""
-        self.rows = rows
-        self.report = evaluate_coco(coco_ground_truth(self.annotations), rows, size_bounds=self.size_bounds)
+        self.report = evaluate_coco(self.truth, found, size_bounds=self.size_bounds)
         return {f"coco/{name}": getattr(self.report, name) for name in CocoFigures._fields[:12]}
 
 
@@ -105,23 +129,19 @@ class VocMetric(DetectionMetric):
         super().__init__(annotations)
         self.method = method
 
-    def score_rows(self, rows: list[dict]) -> dict[str, float]:
+    def score(self, found: CocoFound) -> dict[str, float]:
         """See :func:`resdet.evaluation.voc.evaluate_voc`."""
         known = self.annotations
-        self.rows = rows
-        coco = evaluate_coco(to_coco(known), rows)  # also checks the ids of the rows
-        image_of = {int(image_id): row for row, image_id in enumerate(known.image_ids)}
-        label_of = {int(category_id): label for label, category_id in enumerate(known.category_ids)}
-        boxes = np.array([row["bbox"] for row in rows], dtype=np.float64).reshape(-1, 4)
-        found = VocDetections(
-            boxes=np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1),
-            scores=np.array([row["score"] for row in rows], dtype=np.float64),
-            labels=np.array([label_of[row["category_id"]] for row in rows], dtype=np.int64),
-            images=np.array([image_of[row["image_id"]] for row in rows], dtype=np.int64),
+        coco = evaluate_coco(self.truth, found)
+        detections = VocDetections(
+            boxes=np.concatenate([found.boxes[:, :2], found.boxes[:, :2] + found.boxes[:, 2:]], axis=1),
+            scores=found.scores,
+            labels=np.argsort(known.category_ids)[found.labels],  # from places among the rising ids
+            images=np.argsort(known.image_ids)[found.images],
         )
         images = np.repeat(np.arange(len(known)), np.diff(known.first))
         truth = VocTruth(known.boxes, known.labels, known.ignore, images, len(known))
-        self.report = evaluate_voc(truth, found, classes=known.classes, method=self.method)
+        self.report = evaluate_voc(truth, detections, classes=known.classes, method=self.method)
         return {"voc/mAP": self.report.mAP, "coco/AP": coco.AP, "coco/AP50": coco.AP50}
 
 
@@ -154,13 +174,34 @@ class ClassificationMetric(BaseMetric):
         raise NotImplementedError
 
 
-def coco_rows(joined: list, annotations: Annotations) -> list[dict]:
-    """COCO result rows of detections in the order of the data set."""
-    rows = []
-    for image_id, arrays in zip(annotations.image_ids, joined, strict=True):
-        boxes, scores, labels = (torch.from_numpy(a) for a in arrays)
-        rows += coco_results(Detections(boxes, scores, labels), int(image_id), annotations.category_ids)
-    return rows
+class LocalizationMetric(BaseMetric):
+    """Localization errors as fractions, of the true class or of predicted ones; and ``loc/right``, for the best."""
+
+    default_prefix = ""
+    higher_is_better = "loc/right"
+
+    def __init__(self, classes: Sequence[str]) -> None:
+        super().__init__()
+        self.report = LocalizationErrors(ks=(1, 5) if len(classes) > 5 else (1,))
+
+    def process(self, data_batch: Any, data_samples: Sequence[tuple]) -> None:
+        """Count the images of a batch."""
+        for truth_box, pairs, target in data_samples:
+            self.report.update(truth_box, pairs, target)
+
+    def evaluate(self, size: int) -> dict[str, float]:
+        """Figures over all processes, which have seen ``size`` images together."""
+        figures = self.report.summary()
+        self.report.counts.zero_()
+        if figures["images"] != size:
+            raise RuntimeError(f"{figures['images']} of {size} images were seen")
+        names = ("loc/gt_class_error", "loc/top5_error", "loc/top1_error")
+        error = next(figures[name] for name in names if name in figures)
+        return {**figures, "loc/right": 1 - error}
+
+    def compute_metrics(self, results: list) -> dict:
+        """Not used: counts are summed, and no rows are gathered."""
+        raise NotImplementedError
 
 
 def coco_ground_truth(annotations: Annotations) -> dict:
@@ -186,6 +227,8 @@ def build_metric(name: str, dataset: Any) -> BaseMetric:
         return ClassificationMetric(dataset.classes)
     if not hasattr(dataset, "annotations"):
         raise InputError(f"metric {name!r}", found="data without boxes", needed="metric = 'classification'")
+    if name == "localization":
+        return LocalizationMetric(dataset.classes)
     if name == "coco":
         return CocoMetric(dataset.annotations)
     return VocMetric(dataset.annotations, method={"voc07": "11point", "voc12": "area"}[name])

@@ -50,9 +50,8 @@ def build_optimizer(net: nn.Module, given: Optimizer, *, amp: str, lr: float) ->
             {"params": [p for p in parameters if id(p) not in norms]},
             {"params": [p for p in parameters if id(p) in norms], "weight_decay": given.norm_weight_decay},
         ]
-    sgd = torch.optim.SGD(
-        groups, lr=lr, momentum=given.momentum, weight_decay=given.weight_decay, nesterov=given.nesterov
-    )
+    how = {"momentum": given.momentum, "weight_decay": given.weight_decay, "nesterov": given.nesterov}
+    sgd = torch.optim.SGD(groups, lr=lr, fused=True if torch.cuda.is_available() else None, **how)
     clip = None if given.clip_norm is None else {"max_norm": given.clip_norm}
     common = {"optimizer": sgd, "clip_grad": clip, "accumulative_counts": given.accumulate}
     if amp == "off":

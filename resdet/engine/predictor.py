@@ -1,4 +1,4 @@
-"""Nets from checkpoints alone, and the predictor that a config's ``test`` section asks for."""
+"""Nets from checkpoints alone, and the predictors that a config's ``test`` section asks for."""
 
 from __future__ import annotations
 
@@ -11,18 +11,28 @@ from torch import nn
 from resdet.backbones.custom import define_net
 from resdet.backbones.folding import fold_batchnorm
 from resdet.backbones.weights import load_exactly
+from resdet.backbones.winograd import use_winograd
 from resdet.classification.build import classifier
 from resdet.classification.classifier import Classifier
 from resdet.classification.ensemble import Ensemble
 from resdet.detection.build import faster_rcnn_c4, faster_rcnn_fpn, faster_rcnn_vgg16
 from resdet.detection.faster_rcnn import FasterRCNN
+from resdet.engine.compiled import compile_parts
 from resdet.engine.config import call, check_arguments, describe, read_settings, target
 from resdet.engine.runner import check_same, read_checkpoint
-from resdet.engine.tasks import ClassificationTask, DetectionTask
+from resdet.engine.tasks import ClassificationTask, DetectionTask, LocalizationTask
 from resdet.errors import InputError, nearest
 from resdet.inference.predictor import Predictor
+from resdet.localization.build import per_class_rpn_localizer, region_localizer
+from resdet.localization.localizer import PerClassLocalizer
+from resdet.localization.predictor import LocalizationPredictor
+from resdet.localization.region_localizer import RegionLocalizer
 
-BUILDERS = {"detection": (faster_rcnn_c4, faster_rcnn_fpn, faster_rcnn_vgg16), "classification": (classifier,)}
+BUILDERS = {
+    "detection": (faster_rcnn_c4, faster_rcnn_fpn, faster_rcnn_vgg16),
+    "classification": (classifier,),
+    "localization": (per_class_rpn_localizer, region_localizer),
+}
 """What makes the nets of a task: all that a checkpoint may name."""
 
 
@@ -75,7 +85,8 @@ def own_config(meta: dict, source: str | Path, *, task: str = "detection") -> Co
     """
     model = meta.get("model")
     where = f"checkpoint {source}"
-    if not isinstance(model, Mapping) or not {"shorter_side", "label_smoothing"} & set(model):  # of the first versions
+    known_ones = {"shorter_side", "label_smoothing", "crop", "side"}  # one of them; of the first versions none
+    if not isinstance(model, Mapping) or not known_ones & set(model):
         raise InputError(where, found="no description of its net", needed="one saved by this version")
     parts = {"model": ({k: v for k, v in model.items() if k not in ("define", "init")}, BUILDERS[task])}
     if "define" in model:
@@ -93,7 +104,7 @@ def own_config(meta: dict, source: str | Path, *, task: str = "detection") -> Co
 
 
 def load_net(path: str | Path, classes: Sequence[str], *, task: str = "detection") -> nn.Module:
-    """A detector or a classifier from its checkpoint alone.
+    """The net of a task from its checkpoint alone.
 
     Raises:
         InputError: damaged, of another task or other classes, or without a description of its net; its net has the name
@@ -110,8 +121,8 @@ def load_net(path: str | Path, classes: Sequence[str], *, task: str = "detection
         net = call(config, "model", num_classes=len(classes))
     except InputError as error:
         raise InputError(f"checkpoint {path}: {error}") from error
-    adapter = DetectionTask if task == "detection" else ClassificationTask
-    load_exactly(adapter(net), loaded["state_dict"], source=path)
+    adapters = {"detection": DetectionTask, "classification": ClassificationTask, "localization": LocalizationTask}
+    load_exactly(adapters[task](net), loaded["state_dict"], source=path)
     return net
 
 
@@ -124,5 +135,57 @@ def build_ensemble(config: Config, net: Classifier, classes: Sequence[str]) -> n
 def build_predictor(config: Config, net: FasterRCNN, classes: Sequence[str]) -> Predictor:
     """The net and the rest of its ensemble, with the settings of section ``test``; their constant BN is folded."""
     settings = read_settings(config, "test")
-    nets = [net, *(load_net(path, classes) for path in settings.ensemble)]
-    return Predictor([fold_batchnorm(each) for each in nets], settings)
+    nets = [fold_batchnorm(each) for each in (net, *(load_net(path, classes) for path in settings.ensemble))]
+    if settings.winograd:
+        nets = [use_winograd(each) for each in nets]
+    return Predictor([compile_parts(each, settings.compile) for each in nets], settings)
+
+
+def build_localizer(
+    config: Config, net: PerClassLocalizer | RegionLocalizer, classes: Sequence[str], *, training: bool = False
+) -> LocalizationPredictor:
+    """What a localization config answers with: its net and the others that it names.
+
+    In training these are as few as can be: the net alone, which looks at the centre crop; for a second stage also the
+    first, which proposes regions as section ``test`` says. The class is the true one.
+
+    Raises:
+        InputError: a checkpoint is missing, of another stage or of other classes.
+    """
+    settings = read_settings(config, "test")
+    second = isinstance(net, RegionLocalizer)
+    if training:
+        settings = settings._replace(ensemble=(), second=(), classifiers=()) if second else type(settings)()
+    firsts = [first_stage_of(config, classes) if second else net]
+    firsts += [load_stage(path, classes, PerClassLocalizer) for path in settings.ensemble]
+    seconds = [net] if second else []
+    seconds += [load_stage(path, classes, RegionLocalizer) for path in settings.second]
+    classifiers = [load_net(path, classes, task="classification") for path in settings.classifiers]
+    for each in [*firsts, *seconds]:
+        if not (training and each is net):
+            fold_batchnorm(each)
+    return LocalizationPredictor(firsts, second=seconds, classifiers=classifiers, settings=settings)
+
+
+def first_stage_of(config: Config, classes: Sequence[str]) -> PerClassLocalizer:
+    """The first stage that the config of a second one names.
+
+    Raises:
+        InputError: it names none, or the checkpoint is missing or not of a first stage for these classes.
+    """
+    path = read_settings(config, "regions").first
+    if not path:
+        raise InputError("regions.first", found="nothing", needed="a checkpoint of the first stage")
+    return load_stage(path, classes, PerClassLocalizer)
+
+
+def load_stage(path: str | Path, classes: Sequence[str], kind: type[nn.Module]) -> nn.Module:
+    """A localizer of one stage from its checkpoint alone.
+
+    Raises:
+        InputError: as :func:`load_net`; the other stage's.
+    """
+    net, names = load_net(path, classes, task="localization"), {PerClassLocalizer: "first", RegionLocalizer: "second"}
+    if not isinstance(net, kind):
+        raise InputError(f"checkpoint {path}", found=f"a {names[type(net)]} stage", needed=f"a {names[kind]} stage")
+    return net

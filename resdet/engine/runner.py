@@ -49,12 +49,16 @@ class StepLoop(IterBasedTrainLoop):
         batches = iter(self.dataloader)
         if runner.val_loop is not None and self._iter >= self._max_iters:  # resumed: its last validation may be missing
             runner.val_loop.run()
-        while self._iter < self._max_iters and not self.stop_training:
-            runner.model.train()
-            self.run_iter(next(batches))
-            due = self._iter % self.val_interval == 0 or self._iter == self._max_iters
-            if runner.val_loop is not None and due:
-                runner.val_loop.run()
+        try:
+            while self._iter < self._max_iters and not self.stop_training:
+                runner.model.train()
+                self.run_iter(next(batches))
+                due = self._iter % self.val_interval == 0 or self._iter == self._max_iters
+                if runner.val_loop is not None and due:
+                    runner.val_loop.run()
+        finally:
+            if runner.val_loop is not None:  # its loader processes wait for the next validation
+                runner.val_loop.dataloader._iterator = None
         runner.call_hook("after_train_epoch")
         runner.call_hook("after_train")
         return runner.model

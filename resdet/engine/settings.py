@@ -17,6 +17,9 @@ class Loader(NamedTuple):
     """Images of a test step in each process."""
     group_aspect: bool = True
     """Keep landscape and portrait images in batches of their own, so that little is padding (detection)."""
+    reduce: bool = False
+    """Train on large JPEGs decoded at 1/2, 1/4 or 1/8, while no side is shorter than the net's input (detection): a
+    fraction of the time for photographs of many megapixels, and a little smoother than what testing sees."""
 
 
 class Optimizer(NamedTuple):
@@ -72,8 +75,8 @@ class Run(NamedTuple):
     """Decay of an exponential moving average of the weights, which is then what is tested and saved."""
     early_stopping: int | None = None
     """Validations without a better score after which training stops."""
-    compile: bool = False
-    """Classification: torch.compile of the net in training; needs a C++ compiler, and pays on a GPU."""
+    compile: Literal["off", "default", "reduce-overhead"] = "off"
+    """torch.compile of the net in training (:mod:`resdet.engine.compiled`); needs a C++ compiler, and pays on a GPU."""
     tensorboard: bool = False
     sync_check: bool = False
     """Look at each loss at once instead of one step later: slower on a GPU, for hunting a NaN."""
@@ -99,10 +102,46 @@ class ClassifierTest(NamedTuple):
     """Checkpoints of further nets for the same classes; probabilities are averaged."""
 
 
+class Crop(NamedTuple):
+    """Section ``crop`` of a localizer's first stage: the crops that it is trained on, as large as its model says.
+
+    See :class:`resdet.datasets.loc_view.LocalizationCrop`.
+    """
+
+    shorter_side: tuple[int, int] = (256, 480)
+    """Least and largest shorter side that the whole image is scaled to."""
+    flip: float = 0.5
+    """Probability of the mirror image."""
+    colour_std: float = 0.1
+    """Standard deviation of AlexNet's alpha; 0 leaves the colours alone."""
+    min_visible: float = 0.25
+    """Share of a box that must be in the crop."""
+
+
+class Regions(NamedTuple):
+    """Section ``regions`` of a localizer's second stage: what it is trained on.
+
+    The proposals are those that section ``test`` makes of the first stage, for the true class of each training image.
+    """
+
+    first: str = ""
+    """Checkpoint of the first stage; its proposals are written beside it."""
+    per_image: int = 1
+    """Regions of each image of a batch. The paper's 256 regions are drawn one by one, which is 1 of 256 images; fewer
+    images with more regions each decode less."""
+    positive_fraction: float = 0.25
+    """Share that overlaps an object by 0.5 or more (R-CNN)."""
+    flip: float = 0.5
+    """Probability of the mirror image."""
+    colour_std: float = 0.1
+    """Standard deviation of AlexNet's alpha; 0 leaves the colours alone."""
+
+
 RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("loader.batch_size", "loader.test_batch_size", "optimizer.batch_size"), (1, math.inf)),
     **dict.fromkeys(("optimizer.accumulate", "run.log_every", "run.checkpoint_every"), (1, math.inf)),
-    **dict.fromkeys(("run.early_stopping", "publish.statistics_images"), (1, math.inf)),
+    **dict.fromkeys(("run.early_stopping", "publish.statistics_images", "regions.per_image"), (1, math.inf)),
+    **dict.fromkeys(("crop.flip", "crop.min_visible", "regions.flip", "regions.positive_fraction"), (0, 1)),
     **dict.fromkeys(("schedule.length", "schedule.validate_every"), (0.001, math.inf)),
     **dict.fromkeys(("test.vote", "test.score_threshold", "test.nms_iou"), (0, 1)),
     "test.max_per_image": (1, math.inf),

@@ -20,6 +20,7 @@ from resdet.backbones.statistics import compute_batchnorm_statistics
 from resdet.backbones.weights import load_exactly, publish
 from resdet.datasets.loading import EvaluationShare
 from resdet.engine import distributed
+from resdet.engine.compiled import compile_parts
 from resdet.engine.config import describe_model, read_settings
 from resdet.engine.evaluate import evaluate
 from resdet.engine.experiment import Experiment, build_experiment, test_loader, train_loader
@@ -29,8 +30,12 @@ from resdet.engine.runner import EvaluationLoop, ResdetRunner, StepLoop, read_ch
 from resdet.errors import InputError
 from resdet.evaluation.report import provenance, write_json
 
-CLASS_LAYERS = ("*.class_logits.*", "*.box_deltas.*", "net.net.fc.*", "net.net.classifier.6.*")
-"""Layers with one output per class."""
+CLASS_LAYERS = {
+    "detection": ("*.class_logits.*", "*.box_deltas.*"),
+    "classification": ("net.net.fc.*", "net.net.classifier.6.*"),
+    "localization": ("net.rpn.objectness.*", "net.rpn.deltas.*", "net.scores.*", "net.deltas.*"),
+}
+"""Layers with one output per class, by task."""
 
 
 def train(
@@ -137,10 +142,7 @@ def build_runner(
     lr = optimizer.lr * used / optimizer.batch_size if auto_scale_lr else optimizer.lr
     if unit > 1:  # the rate is set at each step, so first before the first update, which mmengine finds suspicious
         warnings.filterwarnings("ignore", "Detected call of `scheduler.step", UserWarning)
-    if run.compile:
-        if config.task != "classification":
-            raise InputError("run.compile", found="a detection config", needed="a classification config")
-        experiment.net.net.compile()  # in place: names in the state dict stay
+    compile_parts(experiment.net, run.compile)
     optim = build_optimizer(experiment.task, optimizer, amp=run.amp, lr=lr)
     checkpoints = Checkpoints(
         every=checkpoint_every, score=experiment.metric.higher_is_better, patience=run.early_stopping
@@ -173,7 +175,7 @@ def build_runner(
         model=experiment.task,
         work_dir=str(work_dir),
         train_dataloader=batches,
-        val_dataloader=test_loader(experiment),
+        val_dataloader=test_loader(experiment, kept=True),
         train_cfg={
             "type": StepLoop,
             "max_iters": total,
@@ -209,7 +211,7 @@ def load_trained(experiment: Experiment, path: str) -> None:
         needed = f"model.backbone={experiment.config.model.get('backbone')} of the config; or change that"
         raise InputError(f"load_from {path}", found=f"model.backbone={backbone}", needed=needed)
     same = tuple(checkpoint["meta"]["classes"]) == experiment.classes
-    free = () if same else CLASS_LAYERS
+    free = () if same else CLASS_LAYERS[experiment.config.task]
     state = {k: v for k, v in checkpoint["state_dict"].items() if not any(fnmatch(k, pattern) for pattern in free)}
     load_exactly(experiment.task, state, source=path, allowed_missing=free)
 

@@ -52,6 +52,8 @@ class Inference(NamedTuple):
     """At most so many detections of an image."""
     winograd: bool = False
     """Wide 3x3 convolutions by Winograd's algorithm: faster on a CPU, features equal to about 1e-4."""
+    compile: Literal["off", "default", "reduce-overhead"] = "off"
+    """torch.compile of the nets; on a GPU ``"reduce-overhead"`` replays CUDA graphs, one for each size of batch."""
 
 
 def check(settings: Inference) -> None:

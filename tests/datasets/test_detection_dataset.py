@@ -42,7 +42,8 @@ def test_by_hand(annotations):
     dataset = DetectionDataset(annotations)
     image, target = dataset[0]
     pixels = np.asarray(Image.open(annotations.path(0)))
-    assert image.dtype == torch.uint8 and image.shape == (3, 10, 20) and image.is_contiguous()
+    assert image.dtype == torch.uint8 and image.shape == (3, 10, 20)
+    assert image.permute(1, 2, 0).is_contiguous()  # channels last
     np.testing.assert_array_equal(image[:, 3, 7].numpy(), pixels[3, 7])  # row 3, column 7
     torch.testing.assert_close(target.boxes, torch.tensor([[1.0, 2, 4, 8], [0, 0, 20, 10]]), rtol=0, atol=0)
     torch.testing.assert_close(target.labels, torch.tensor([1, 0]))
@@ -71,7 +72,7 @@ def test_key_with_a_seed(annotations):
     image, target = dataset[0, flipped[0]]
     torch.testing.assert_close(image, plain.flip(2))
     torch.testing.assert_close(target.boxes, torch.tensor([[16.0, 2, 19, 8], [0, 0, 20, 10]]))  # 20 - 4, 20 - 1
-    assert image.is_contiguous() and target.original_hw == (10, 20)
+    assert image.permute(1, 2, 0).is_contiguous() and target.original_hw == (10, 20)
 
 
 def test_index_alone_draws_from_torch(annotations):
@@ -110,6 +111,27 @@ def test_sizes_from_headers(annotations):
     dataset = DetectionDataset(unknown)
     np.testing.assert_array_equal(dataset.hw, [[10, 20], [16, 8]])
     assert dataset[1][0].shape == (3, 16, 8)
+
+
+@pytest.mark.parametrize(("orientation", "hw"), [(1, (101, 202)), (6, (202, 101))])
+def test_a_large_photograph_is_decoded_small(annotations, tmp_path, orientation, hw):
+    tags = Image.Exif()
+    tags[0x0112] = orientation
+    Image.new("RGB", (202, 101)).save(tmp_path / "a.jpg", exif=tags)
+    files, sizes = FileNames(["a.jpg", "b.png"]), np.array([hw, (16, 8)], dtype=np.int32)
+    large = dataclasses.replace(annotations, files=files, hw=sizes)
+    # 101 x 202 at 1/2 is 51 x 101 (rounded up), at 1/4 26 x 51: shorter than 40. Boxes go by 51 / 101 and 101 / 202.
+    image, target = DetectionDataset(large, least_side=40)[0]
+    reduced_hw = tuple(-(-side // 2) for side in hw)
+    assert image.shape[1:] == reduced_hw and target.original_hw == hw
+    ratio = torch.tensor(reduced_hw[::-1] * 2) / torch.tensor(hw[::-1] * 2)
+    torch.testing.assert_close(target.boxes, torch.tensor([[1.0, 2, 4, 8], [0, 0, 20, 10]]) * ratio)
+    assert DetectionDataset(large, least_side=51)[0][0].shape[1:] == hw
+    assert DetectionDataset(large)[0][0].shape[1:] == hw
+    assert DetectionDataset(large, least_side=1)[1][0].shape[1:] == (16, 8)  # no JPEG
+    wrong = dataclasses.replace(large, hw=np.array([reduced_hw, (16, 8)], dtype=np.int32))
+    with pytest.raises(InputError, match=f"{hw[0]} x {hw[1]} pixels"):  # the whole image is what must fit
+        DetectionDataset(wrong, least_side=40)[0]
 
 
 def save_turned(annotations):

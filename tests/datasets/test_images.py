@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resdet.datasets.images import image_size_hw, read_image
+from resdet.datasets.images import image_size_hw, read_image, read_reduced
 from resdet.errors import InputError
 
 # 2 x 3 pixels, all different: red, green, blue / white, black, grey
@@ -138,3 +138,53 @@ def test_damaged_exif_is_no_obstacle(tmp_path, entry):
     block = b"Exif\0\0garbage" if entry is None else b"Exif\0\0MM\0*" + struct.pack(">I", 8) + entry
     path = save(tmp_path / "a.jpg", Image.fromarray(PIXELS), exif=block)
     assert read_image(path).shape == (2, 3, 3) and image_size_hw(path) == (2, 3)
+
+
+def photograph(hw, *, mode="RGB"):
+    """A smooth picture: reduced, it looks the same."""
+    y, x = np.mgrid[0 : hw[0], 0 : hw[1]]
+    pixels = np.stack([255 * y / hw[0], 255 * x / hw[1], 128 + 0 * x], axis=-1).astype(np.uint8)
+    return Image.fromarray(pixels).convert(mode)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}])
+def test_jpeg_is_decoded_as_pillow_does(tmp_path, mode, options):
+    path = save(tmp_path / "a.jpg", photograph((37, 53), mode=mode), **options)
+    image = read_image(path)
+    np.testing.assert_array_equal(image, np.asarray(Image.open(path).convert("RGB")))
+    assert image.flags.writeable and image.flags.c_contiguous
+
+
+def test_bytes_after_the_end_of_a_jpeg_do_not_matter(tmp_path):
+    path = save(tmp_path / "a.jpg", photograph((37, 53)))
+    expected = read_image(path)
+    path.write_bytes(path.read_bytes() + b"more")
+    np.testing.assert_array_equal(read_image(path), expected)
+
+
+def test_reduced(tmp_path):
+    path = save(tmp_path / "a.jpg", photograph((100, 203)), quality=95)
+    # At 1/2, 1/4, 1/8: 50 x 102, 25 x 51, 13 x 26. Pillow takes the whole sides' quotient, rounded down.
+    for least, hw in (
+        (51, (100, 203)),
+        (50, (50, 102)),
+        (26, (50, 102)),
+        (25, (25, 51)),
+        (12, (13, 26)),
+        (1, (13, 26)),
+    ):
+        image, whole = read_reduced(path, least)
+        assert image.shape == (*hw, 3) and whole == (100, 203)
+        np.testing.assert_allclose(image[hw[0] // 2, hw[1] // 2].astype(int), [127, 127, 128], atol=12)
+    np.testing.assert_array_equal(read_reduced(path, None)[0], read_image(path))
+    image, whole = read_reduced(save(tmp_path / "a.png", photograph((100, 203))), 1)
+    assert image.shape == (100, 203, 3) and whole == (100, 203)
+
+
+def test_reduced_and_turned(tmp_path):
+    path = save(tmp_path / "a.jpg", photograph((100, 203)), quality=95, exif=exif(6))
+    image, whole = read_reduced(path, 40)
+    assert image.shape == (102, 50, 3) and whole == (203, 100)
+    image, whole = read_reduced(path, 40, rotate=False)
+    assert image.shape == (50, 102, 3) and whole == (100, 203)

@@ -51,6 +51,14 @@ def test_sprite_has_its_size_and_clear_corners(kind, size):
     assert (sprite.rgb <= sprite.alpha + 1e-5).all()  # multiplied by alpha
 
 
+def test_pattern_of_a_sprite():
+    draw = partial(draw_sprite, "star", 40.0, light=LIGHT)
+    made = [draw(rng=np.random.default_rng(1), pattern=pattern) for pattern in ("plain", "dots", "stripes")]
+    for other in made[1:]:  # the same outline, other paint
+        np.testing.assert_array_equal(made[0].alpha, other.alpha)
+        assert np.abs(made[0].rgb - other.rgb).max() > 0.1
+
+
 def test_scene_is_a_function_of_its_seed():
     first, again, other = draw_scene((7, 0, 1)), draw_scene((7, 0, 1)), draw_scene((7, 0, 2))
     np.testing.assert_array_equal(first.image, again.image)

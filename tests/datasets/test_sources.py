@@ -8,7 +8,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from resdet.classification.classifier import Classifier
-from resdet.datasets import sources
+from resdet.datasets import folder, sources
+from resdet.datasets.images import read_reduced
 from resdet.datasets.loading import EvaluationShare
 from resdet.datasets.views import CenterView, TenCropView, WholeView, collate_views
 from resdet.engine.tasks import ClassificationTask
@@ -18,12 +19,12 @@ from resdet.errors import InputError
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     """Seven images of many sizes in two classes."""
-    folder, random = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
+    place, random = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
     for i, (h, w) in enumerate([(40, 60), (50, 41), (40, 60), (64, 64), (90, 45), (40, 61), (47, 48)]):
-        path = folder / "val" / f"class{i % 2}" / f"{i}.png"
+        path = place / "val" / f"class{i % 2}" / f"{i}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(random.integers(0, 256, (h, w, 3), dtype=np.uint8)).save(path)
-    return str(folder)
+    return str(place)
 
 
 class Pooled(nn.Module):
@@ -78,3 +79,18 @@ def test_errors(root):
         sources.test_folder(root=root, dense=(256, 224))
     with pytest.raises(InputError, match="crop = 224, shorter side = 200"):
         sources.test_folder(root=root, dense=(200, 256))
+
+
+def test_large_photographs_are_decoded_reduced(tmp_path, monkeypatch):
+    path = tmp_path / "train" / "a" / "0.jpg"
+    path.parent.mkdir(parents=True)
+    y, x = np.mgrid[0:400, 0:600]
+    Image.fromarray(np.stack([x / 3, y / 2, (x + y) / 5], -1).astype(np.uint8)).save(path, quality=95)
+    seen = []
+    monkeypatch.setattr(folder, "read_reduced", lambda *given: seen.append(read_reduced(*given)) or seen[-1])
+    views = []
+    for reduce in (False, True):
+        data = sources.training_folder(root=str(tmp_path), crop=64, shorter_side=(80, 100), colour_std=0, reduce=reduce)
+        views.append(data[0, 5][0].float())
+    assert [image.shape for image, _ in seen] == [(400, 600, 3), (100, 150, 3)]  # 100 is the largest shorter side
+    assert (views[0] - views[1]).abs().mean() < 2

@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import pytest
 
-from resdet.datasets.transforms import AUGMENTATIONS, Augmentation, augmentation
+from resdet.datasets.transforms import AUGMENTATIONS, Augmentation, Flip, augmentation
 from resdet.errors import InputError
 
 BOXES = np.array([[0, 0, 37, 20], [1, 2, 5, 9], [3.3, 4.7, 30.1, 18.25]], dtype=np.float32)
@@ -119,3 +119,13 @@ def test_names():
     assert augmentation([]) is None and len(augmentation().transforms) == 1
     with pytest.raises(InputError, match=r"augmentation\n.*'flipp'\n.*did you mean 'flip'"):
         augmentation(["flip", "flipp"])
+
+
+@pytest.mark.parametrize("p", [0.0, 0.5, 1.0])
+def test_our_flip_draws_and_gives_what_albumentations_does(image, p):
+    import albumentations
+
+    ours, theirs = Augmentation([Flip(p)]), Augmentation([albumentations.HorizontalFlip(p=p)])
+    for seed in range(20):
+        for a, b in zip(ours(image, BOXES, seed), theirs(image, BOXES, seed), strict=True):
+            np.testing.assert_array_equal(a, b)

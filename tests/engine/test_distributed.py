@@ -54,7 +54,7 @@ def run_two(arguments: list, cwd: Path, variables: tuple[str, str, str]) -> list
 def test_alone():
     distributed.start("none")
     assert (distributed.world_size(), distributed.rank()) == (1, 0)
-    assert distributed.gather([1, 2]) == [1, 2]
+    torch.testing.assert_close(distributed.gather(torch.eye(2)), torch.eye(2))
     assert distributed.everywhere(True) and not distributed.everywhere(False)
     torch.testing.assert_close(distributed.mean(torch.tensor([1.0, 2.0])), torch.tensor([1.0, 2.0]))
     distributed.wait()
@@ -91,8 +91,10 @@ UNITS = """
     rank = distributed.rank()
     assert distributed.world_size() == 2 and torch.distributed.get_backend() == "gloo"
 
-    rows = distributed.gather([{"image": 1}, {"image": 2}] if rank == 0 else [{"image": 3}])
-    assert rows == ([{"image": 1}, {"image": 2}, {"image": 3}] if rank == 0 else None), rows
+    rows = distributed.gather(torch.tensor([[1.0, 2.0], [3.0, 4.0]] if rank == 0 else [[5.0, 6.0]]))
+    assert rows is None if rank else rows.tolist() == [[1, 2], [3, 4], [5, 6]], rows
+    nothing_there = distributed.gather(torch.ones(1 - rank, 2, 2, dtype=torch.int64).transpose(1, 2))
+    assert nothing_there is None if rank else nothing_there.tolist() == [[[1, 1], [1, 1]]]
     assert distributed.everywhere(True)
     assert not distributed.everywhere(rank == 0) and not distributed.everywhere(rank == 1)
     assert distributed.mean(torch.tensor([1.0 + rank, 4.0])).tolist() == [1.5, 4.0]

@@ -4,6 +4,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from resdet.backbones import winograd
 from resdet.backbones.custom import define_net
 from resdet.backbones.registry import BACKBONES
 from resdet.engine.config import load_config
@@ -178,3 +179,25 @@ def test_own_config_needs_a_description():
         own_config({"classes": ["a"]}, "x.pth")
     with pytest.raises(InputError, match="no description"):
         own_config({"model": ["shorter_side"]}, "x.pth")
+
+
+def test_other_ways_to_compute_the_same(det_config, last, monkeypatch):
+    monkeypatch.setattr(winograd, "LEAST_CHANNELS", 16)
+    compiled, real = [], torch.compile
+
+    def without_a_compiler(function, *arguments, **settings):
+        compiled.append(settings)
+        return real(function, backend="eager")
+
+    monkeypatch.setattr(torch, "compile", without_a_compiler)
+    image = torch.randint(0, 256, (3, 60, 70), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    answers = []
+    for options in ([], ["test.winograd=True"], ["test.compile=reduce-overhead"]):
+        predictor = build_predictor(load_config(det_config, options), load_net(last, CLASSES), CLASSES).eval()
+        used = [type(m).__name__ for m in predictor.modules()]
+        assert ("WinogradConv" in used) is ("test.winograd=True" in options)
+        answers.append(predictor.predict([image])[0])
+    assert [c["mode"] for c in compiled] == ["reduce-overhead"] * 4
+    for other in answers[1:]:
+        torch.testing.assert_close(other.boxes, answers[0].boxes, rtol=0, atol=0.05)
+        torch.testing.assert_close(other.scores, answers[0].scores, rtol=0, atol=1e-3)

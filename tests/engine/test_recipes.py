@@ -169,7 +169,9 @@ def test_mixing():
     torch.testing.assert_close(half.loss(images, labels)["loss_cls"], wanted)
 
 
-def test_compiled_training(cls_config, det_config, tmp_path, monkeypatch):
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # dynamo looks at it
+@pytest.mark.parametrize("kind", ["classifier", "detector"])
+def test_compiled_training(kind, cls_config, det_config, tmp_path, monkeypatch):
     compiled, real = [], torch.compile
 
     def without_a_compiler(function, *arguments, **settings):
@@ -177,16 +179,20 @@ def test_compiled_training(cls_config, det_config, tmp_path, monkeypatch):
         return real(function, *arguments, **{**settings, "backend": "eager"})
 
     monkeypatch.setattr(torch, "compile", without_a_compiler)
+    config = {"classifier": cls_config, "detector": det_config}[kind]
     options = ["schedule.length=2", "schedule.validate_every=2"]
-    train(load_config(cls_config, [*options, "run.compile=True"]), work_dir=tmp_path / "compiled")
-    assert len(compiled) == 1
-    train(load_config(cls_config, options), work_dir=tmp_path / "plain")
+    train(load_config(config, [*options, "run.compile=default"]), work_dir=tmp_path / "compiled")
+    assert len(compiled) == {"classifier": 1, "detector": 4}[kind]  # trunk, neck, the RPN's head, region head
+    train(load_config(config, options), work_dir=tmp_path / "plain")
     a, b = (read_checkpoint(tmp_path / name / "last.pth")["state_dict"] for name in ("compiled", "plain"))
     assert a.keys() == b.keys()
     for key, value in a.items():
         torch.testing.assert_close(value, b[key], rtol=1e-3, atol=1e-4, msg=key)
-    with pytest.raises(InputError, match=r"run.compile"):
-        train(load_config(det_config, ["run.compile=True"]), work_dir=tmp_path / "never")
+
+
+def test_an_unknown_way_to_compile(cls_config):
+    with pytest.raises(InputError, match="reduce-overhead"):
+        load_config(cls_config, ["run.compile=reduce"])
 
 
 def test_stochastic_depth_and_checkpointing_from_a_config(cls_config, tmp_path):

@@ -1,0 +1,80 @@
+"""The libraries that compute COCO's curves, behind the interface of :mod:`resdet.evaluation.coco_curves`.
+
+pycocotools is the reference: the tests and ``tools/benchmark.py eval`` hold our curves against it. faster-coco-eval is
+compiled, and optional.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+
+import numpy as np
+
+from resdet.errors import InputError
+from resdet.evaluation.coco_curves import CocoFound
+from resdet.evaluation.coco_rows import CocoTruth
+
+
+def library_curves(
+    truth: CocoTruth, found: CocoFound, *, backend: str, bounds: tuple[float, float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """As :func:`resdet.evaluation.coco_curves.coco_curves`, by a library.
+
+    Args:
+        truth: ground truth.
+        found: detections.
+        backend: "pycocotools" or "faster" (faster-coco-eval).
+        bounds: areas in pixels that divide small, medium and large.
+
+    Raises:
+        InputError: faster-coco-eval is not installed.
+    """
+    coco, evaluator = _load_library(backend)
+    objects, category_ids = truth.objects, np.array(sorted(truth.names))
+    areas = found.boxes[:, 2:].prod(1)
+    sides = []
+    with contextlib.redirect_stdout(io.StringIO()):
+        for boxes, area, crowd, images, labels, more in (
+            (objects.boxes, objects.areas, objects.crowd, objects.images, objects.labels, {}),
+            (found.boxes, areas, areas < 0, found.images, found.labels, {"score": found.scores.tolist()}),
+        ):
+            columns = {
+                "id": range(1, len(boxes) + 1),
+                "image_id": truth.image_ids[images].tolist(),
+                "category_id": category_ids[labels].tolist(),
+                "bbox": boxes.tolist(),
+                "area": area.tolist(),
+                "iscrowd": crowd.astype(int).tolist(),
+                **more,
+            }
+            side = coco()
+            side.dataset = {
+                "images": [{"id": i} for i in truth.image_ids.tolist()],
+                "categories": [{"id": i, "name": truth.names[i]} for i in category_ids.tolist()],
+                "annotations": [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)],
+            }
+            side.createIndex()
+            sides.append(side)
+        evaluation = evaluator(*sides, "bbox")
+        most = evaluation.params.areaRng[0][1]
+        evaluation.params.areaRng = [[0, most], [0, bounds[0]], list(bounds), [bounds[1], most]]
+        evaluation.evaluate()
+        evaluation.accumulate()
+    return evaluation.eval["precision"][..., -1], evaluation.eval["recall"]
+
+
+def _load_library(backend: str) -> tuple[type, type]:
+    """The index class and the evaluation class."""
+    if backend == "faster":
+        try:
+            from faster_coco_eval import COCO, COCOeval_faster
+
+            return COCO, COCOeval_faster
+        except ModuleNotFoundError as error:
+            needed = 'pip install "resdet[fast-eval]", or another backend'
+            raise InputError("evaluation backend faster", found=str(error), needed=needed) from error
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    return COCO, COCOeval

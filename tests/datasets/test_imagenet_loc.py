@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from resdet.datasets import ilsvrc
+from resdet.datasets.detection import DetectionDataset
+from resdet.datasets.folder import read_folder
+from resdet.datasets.imagenet_loc import read_imagenet_loc
+from resdet.errors import InputError
+
+
+def add(root, name, *objects, split="train", size=(20, 10), file_size=(20, 10), xml=True):
+    """An image of (width, height) and its annotation file."""
+    picture, note = (root / part / "CLS-LOC" / split / name for part in ("Data", "Annotations"))
+    for path in (picture, note):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", file_size).save(f"{picture}.JPEG")
+    things = "".join(
+        f"<object><name>{label}</name><bndbox><xmin>{x1}</xmin><ymin>{y1}</ymin><xmax>{x2}</xmax><ymax>{y2}</ymax></bndbox></object>"
+        for label, x1, y1, x2, y2 in objects
+    )
+    if xml:
+        w, h = size
+        note.with_suffix(".xml").write_text(
+            f"<annotation><size><width>{w}</width><height>{h}</height></size>{things}</annotation>"
+        )
+
+
+@pytest.fixture
+def root(tmp_path):
+    root = tmp_path / "ILSVRC"
+    add(root, "n02/n02_1", ("n02", 0, 0, 19, 9), ("n02", 2, 3, 5, 7))
+    add(root, "n02/n02_2", xml=False)
+    add(root, "n01/n01_1", ("n01", 3, 4, 20, 6))
+    add(root, "ILSVRC2012_val_00000001", ("n02", 1, 1, 4, 4), split="val")
+    add(root, "ILSVRC2012_val_00000002", ("n01", 1, 1, 4, 4), split="val")
+    return root
+
+
+def test_by_hand(root, caplog):
+    a = read_imagenet_loc(root=root)
+    assert list(a.files) == ["n01/n01_1.JPEG", "n02/n02_1.JPEG"] and a.classes == ("n01", "n02")
+    # pixels from 0, the last included: 0..19 of 20 columns is 0..20, 2..5 is 2..6; 20 of 20 columns is the end already
+    np.testing.assert_array_equal(a.boxes, np.float32([[3, 4, 20, 7], [0, 0, 20, 10], [2, 3, 6, 8]]))
+    np.testing.assert_array_equal(a.labels, [0, 1, 1])
+    np.testing.assert_array_equal(a.first, [0, 1, 3])
+    np.testing.assert_array_equal(a.image_ids, [0, 1])
+    np.testing.assert_array_equal(a.hw, [[10, 20], [10, 20]])
+    assert a.path(1) == str(root / "Data/CLS-LOC/train/n02/n02_1.JPEG")
+    (record,) = caplog.records
+    assert "1 of 3 images are left out: 1 without an annotation file, 0 without a box" in record.getMessage()
+    assert DetectionDataset(a)[1][1].labels.tolist() == [1, 1]
+
+
+def test_labels_are_those_of_the_classification_folders(root):
+    index = read_folder(root / "Data/CLS-LOC", "train") if not (root / "Data/CLS-LOC/val").is_dir() else None
+    assert index is None  # a flat val folder is no folder-per-class set
+    a = read_imagenet_loc(root=root.parent, split="val")  # the folder above is fine too
+    assert a.classes == ("n01", "n02") and a.labels.tolist() == [1, 0]
+    assert list(a.files) == ["ILSVRC2012_val_00000001.JPEG", "ILSVRC2012_val_00000002.JPEG"]
+    # sorted into folders, with the annotation files beside each other still
+    data = root / "Data/CLS-LOC/val"
+    for name, number in (("n02", 1), ("n01", 2)):
+        (data / name).mkdir()
+        file = f"ILSVRC2012_val_0000000{number}.JPEG"
+        (data / file).rename(data / name / file)
+    b = read_imagenet_loc(root=root, split="val")
+    index = read_folder(root / "Data/CLS-LOC", "val")
+    assert list(b.files) == list(index.files) and b.labels.tolist() == index.labels.tolist() == [0, 1]
+
+
+def test_the_class_of_the_image_decides(root, caplog):
+    add(root, "n02/n02_3", ("n01", 1, 1, 4, 4), ("n02", 1, 1, 5, 5))
+    add(root, "n02/n02_4", ("n01", 1, 1, 4, 4))
+    a = read_imagenet_loc(root=root)
+    assert list(a.files)[-1] == "n02/n02_3.JPEG" and a.labels.tolist() == [0, 1, 1, 1]
+    assert "2 of 5 images are left out: 1 without an annotation file, 1 without a box" in caplog.text
+
+
+def test_lists(root, tmp_path):
+    sets = root / "ImageSets/CLS-LOC"
+    sets.mkdir(parents=True)
+    (sets / "train_loc.txt").write_text("n02/n02_1 1\n")
+    assert list(read_imagenet_loc(root=root, image_list="train_loc").files) == ["n02/n02_1.JPEG"]
+    solution = tmp_path / "LOC_val_solution.csv"
+    solution.write_text("ImageId,PredictionString\nILSVRC2012_val_00000002,n01 1 1 4 4\n")
+    assert read_imagenet_loc(root=root, split="val", image_list=solution).labels.tolist() == [0]
+    black = tmp_path / "black.txt"
+    black.write_text("2\n")  # the second of the sorted images
+    assert read_imagenet_loc(root=root, split="val", blacklist=black).labels.tolist() == [1]
+    black.write_text("n01_1\n")
+    assert list(read_imagenet_loc(root=root, blacklist=black).files) == ["n02/n02_1.JPEG"]
+    with pytest.raises(InputError, match=r"image list train_cls\n.*no such file[\s\S]*one of train_loc"):
+        read_imagenet_loc(root=root, image_list="train_cls")
+    black.write_text("n01_1\nn01_9\n")
+    with pytest.raises(InputError, match=r"1 of 2 names are no image there: n01_9"):
+        read_imagenet_loc(root=root, blacklist=black)
+    black.write_text("\n")
+    with pytest.raises(InputError, match="no names"):
+        read_imagenet_loc(root=root, blacklist=black)
+
+
+def test_classes(root):
+    a = read_imagenet_loc(root=root, classes=["n02"])
+    assert a.classes == ("n02",) and list(a.files) == ["n02/n02_1.JPEG"] and a.labels.tolist() == [0, 0]
+    assert read_imagenet_loc(root=root, split="val", classes=["n02", "n01"]).labels.tolist() == [0, 1]
+    with pytest.raises(InputError, match="each once"):
+        read_imagenet_loc(root=root, classes=["n02", "n02"])
+    add(root, "ILSVRC2012_val_00000003", ("n03", 1, 1, 4, 4), split="val")
+    with pytest.raises(InputError, match=r"val_00000003\.xml\n.*'n03'\n.*n01"):
+        read_imagenet_loc(root=root, split="val")
+
+
+def test_a_validation_set_alone(tmp_path):
+    root = tmp_path / "ILSVRC"
+    add(root, "v1", ("n05", 1, 1, 4, 4), split="val")
+    assert read_imagenet_loc(root=root, split="val").classes == ("n05",)  # what occurs
+    (tmp_path / "LOC_synset_mapping.txt").write_text("n04 a thing, thing\nn05 another\n")
+    a = read_imagenet_loc(root=root, split="val")
+    assert a.classes == ("n04", "n05") and a.labels.tolist() == [1]
+    other = read_imagenet_loc(
+        root="", split="val", images=root / "Data/CLS-LOC/val", annotations=root / "Annotations/CLS-LOC/val"
+    )
+    assert other.labels.tolist() == [0] and other.boxes.tolist() == [[1, 1, 5, 5]]
+
+
+def test_sizes(root, caplog):
+    # annotated as shown, half as large: boxes are doubled. Another aspect is not believed. None is read from the file.
+    add(root, "n01/n01_2", ("n01", 0, 1, 4, 9), size=(10, 20), file_size=(20, 40))
+    add(root, "n01/n01_3", ("n01", 0, 1, 4, 3), size=(7, 20), file_size=(20, 5))
+    add(root, "n01/n01_4", ("n01", 0, 1, 4, 3), size=(0, 0), file_size=(20, 5))
+    a = read_imagenet_loc(root=root, classes=["n01"])
+    np.testing.assert_array_equal(a.boxes[1:], np.float32([[0, 2, 10, 20], [0, 1, 5, 4], [0, 1, 5, 4]]))
+    np.testing.assert_array_equal(a.hw[1:], [[40, 20], [5, 20], [5, 20]])
+    assert "1 of 4 annotation files give another size than the image has (boxes are scaled)" in caplog.text
+    assert "1 of 4 annotation files give another size than the image has (of another aspect, not" in caplog.text
+    for index in range(4):
+        DetectionDataset(a)[index]
+
+
+def test_annotated_before_the_rotation(root):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    add(root, "n01/n01_2", ("n01", 0, 0, 19, 9))
+    Image.new("RGB", (20, 10)).save(root / "Data/CLS-LOC/train/n01/n01_2.JPEG", exif=exif)
+    a = read_imagenet_loc(root=root, classes=["n01"])
+    assert a.hw[1].tolist() == [10, 20] and a.boxes[1].tolist() == [0, 0, 20, 10]
+    assert DetectionDataset(a)[1][0].shape == (3, 10, 20)
+
+
+def test_boxes_at_fault(root, caplog):
+    add(root, "n01/n01_2", ("n01", 5, 5, 5, 8), ("n01", -3, 0, 4, 4), ("n01", 0, 0, 30, 4))
+    a = read_imagenet_loc(root=root, classes=["n01"])
+    np.testing.assert_array_equal(a.boxes[1:], np.float32([[0, 0, 5, 5], [0, 0, 20, 5]]))
+    assert "3 of 4 boxes at fault: 1 without width or height (dropped), 2 partly outside" in caplog.text
+    assert "n01/n01_2.JPEG, object 1" in caplog.text
+
+
+def test_kept_records(root, monkeypatch, caplog):
+    monkeypatch.setattr(ilsvrc, "KEPT_FROM", 1)
+    first = read_imagenet_loc(root=root)
+    kept = root.parent / "ILSVRC.CLS-LOC.train.npz"
+    assert kept.is_file() and [p.name for p in root.parent.iterdir() if ".npz" in p.name] == [kept.name]
+    with monkeypatch.context() as without:
+        without.setattr(ilsvrc, "parse_xml", None)
+        again = read_imagenet_loc(root=root)
+    for name in ("boxes", "labels", "hw", "first", "ignore"):
+        np.testing.assert_array_equal(getattr(first, name), getattr(again, name))
+    add(root, "n01/n01_2", ("n01", 1, 1, 2, 2))  # the folder has changed
+    assert len(read_imagenet_loc(root=root)) == 3
+    kept.write_bytes(b"cut")
+    assert len(read_imagenet_loc(root=root)) == 3
+    kept.unlink()
+    kept.mkdir()  # cannot be written
+    assert len(read_imagenet_loc(root=root)) == 3
+
+
+def test_missing_things(root, tmp_path):
+    with pytest.raises(InputError, match=r"no such folder\n.*Data/CLS-LOC"):
+        read_imagenet_loc(root=tmp_path / "nothing")
+    (tmp_path / "other").mkdir()
+    with pytest.raises(InputError, match="no folder Data/CLS-LOC, but nothing"):
+        read_imagenet_loc(root=tmp_path / "other")
+    with pytest.raises(InputError, match=r"CLS-LOC/test\n.*no such folder"):
+        read_imagenet_loc(root=root, split="test")
+    (root / "Annotations/CLS-LOC/train/n01/n01_1.xml").write_text("<annotation>")
+    with pytest.raises(InputError, match=r"n01_1\.xml\n.*broken XML"):
+        read_imagenet_loc(root=root)
+    for path in (root / "Annotations/CLS-LOC/val").iterdir():
+        path.unlink()
+    with pytest.raises(InputError, match="no image with a box: of 2 2 without an annotation file"):
+        read_imagenet_loc(root=root, split="val")
+    for path in (root / "Data/CLS-LOC/val").iterdir():
+        path.unlink()
+    with pytest.raises(InputError, match="no images"):
+        read_imagenet_loc(root=root, split="val")
