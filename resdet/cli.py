@@ -289,6 +289,9 @@ def benchmark(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--amp", choices=("off", "bf16", "fp16"), default="off", help="mixed precision, on both sides")
     parser.add_argument("--winograd", action="store_true", help="in our nets, at inference")
     parser.add_argument(
+        "--compile", choices=("off", "default", "reduce-overhead"), default="off", help="torch.compile of our nets"
+    )
+    parser.add_argument(
         "--keep-memory",
         action=argparse.BooleanOptionalAction,
         default=True,
@@ -381,7 +384,7 @@ def _benchmark_beside(args: argparse.Namespace) -> list:
     print(timing.table_head(), flush=True)
     for beside, net, hw, work in itertools.product(args.beside, args.nets, sizes, works):
         batch = args.batch_size or {"infer": 1, "train": 2}[work]
-        how = {"amp": args.amp, "winograd": args.winograd, "keep_memory": args.keep_memory, "threads": args.threads}
+        how = {name: getattr(args, name) for name in ("amp", "winograd", "compile", "keep_memory", "threads")}
         side = Side(True, beside, net, work, hw, batch, **how)
         rows.append(timing.compare(side, runs=args.runs, profile=args.profile))
         print(timing.table_line(rows[-1]), flush=True)

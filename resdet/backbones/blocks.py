@@ -29,6 +29,7 @@ class BasicBlock(nn.Module):
     """
 
     expansion = 1
+    folded = False  # by fold_batchnorm: there are no norms, and the addition goes with the last convolution
 
     def __init__(self, in_channels: int, width: int, *, stride: int = 1, shortcut: str = "B") -> None:
         super().__init__()
@@ -46,7 +47,9 @@ class BasicBlock(nn.Module):
         """(N, in_channels, H, W) -> (N, width, H / stride, W / stride)."""
         if self.join is not None:
             return F.relu(self.join(x, self.residual, self.downsample(x)))
-        return conv_relu(self._inner(x), self.conv2, self.bn2, add=self.downsample(x))
+        if self.folded:
+            return conv_relu(self._inner(x), self.conv2, add=self.downsample(x))
+        return F.relu(self.residual(x) + self.downsample(x), inplace=True)
 
     def _inner(self, x: Tensor) -> Tensor:
         return conv_relu(x, self.conv1, self.bn1)
@@ -65,6 +68,7 @@ class Bottleneck(nn.Module):
     """
 
     expansion = 4
+    folded = False  # as in BasicBlock
 
     def __init__(
         self, in_channels: int, width: int, *, stride: int = 1, stride_on: StrideOn = "3x3", shortcut: str = "B"
@@ -88,7 +92,9 @@ class Bottleneck(nn.Module):
         """(N, in_channels, H, W) -> (N, 4 width, H / stride, W / stride)."""
         if self.join is not None:
             return F.relu(self.join(x, self.residual, self.downsample(x)))
-        return conv_relu(self._inner(x), self.conv3, self.bn3, add=self.downsample(x))
+        if self.folded:
+            return conv_relu(self._inner(x), self.conv3, add=self.downsample(x))
+        return F.relu(self.residual(x) + self.downsample(x), inplace=True)
 
     def _inner(self, x: Tensor) -> Tensor:
         return conv_relu(conv_relu(x, self.conv1, self.bn1), self.conv2, self.bn2)

@@ -58,6 +58,8 @@ def fold_batchnorm(module: nn.Module) -> nn.Module:
                 first.weight.copy_(weight)
                 first.bias = nn.Parameter(bias, requires_grad=False)
                 setattr(parent, norm, nn.Identity())
+        if hasattr(parent, "folded"):
+            parent.folded = all(isinstance(getattr(parent, norm), nn.Identity) for _, norm in _pairs(parent))
     return module
 
 

@@ -15,6 +15,7 @@ from resdet.benchmarks.footprint import Memory, MemoryMeter
 from resdet.benchmarks.nets import build_theirs, framework, images_and_targets, ready_for_inference
 from resdet.benchmarks.stations import Profile, places, wait
 from resdet.detection.faster_rcnn import FasterRCNN
+from resdet.engine.compiled import compile_parts
 from resdet.engine.optim import autocast, build_optimizer
 from resdet.engine.settings import Optimizer
 from resdet.memory import keep_freed_memory
@@ -37,6 +38,8 @@ class Side(NamedTuple):
     amp: Literal["off", "bf16", "fp16"] = "off"
     winograd: bool = False
     """In our net, at inference."""
+    compile: str = "off"
+    """Our net (:mod:`resdet.engine.compiled`)."""
     keep_memory: bool = False
     """Our side keeps freed memory (:mod:`resdet.memory`); the other runs as shipped."""
     threads: int | None = None
@@ -62,6 +65,8 @@ class Job:
             self.net = ready_for_inference(net, winograd=side.winograd)
         if side.ours or device.type == "cuda":  # theirs as shipped on a CPU; on a GPU as whoever wants speed runs it
             self.net = self.net.to(memory_format=torch.channels_last)
+        if side.ours:
+            compile_parts(self.net, side.compile)
         if training:
             kind = build_optimizer if side.ours else _PlainOptimizer
             self._optimizer = kind(self.net, Optimizer(), amp=side.amp, lr=LEARNING_RATE)

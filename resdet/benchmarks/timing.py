@@ -148,6 +148,7 @@ def table_line(row: Row) -> str:
     side, ours, theirs = row.side, row.ours, row.theirs
     count = f"{side.batch_size} x " if side.batch_size > 1 else ""
     how = ("" if side.amp == "off" else f" {side.amp}") + (" winograd" if side.winograd else "")
+    how += "" if side.compile == "off" else f" compiled in {ours.first_seconds:.0f} s"
     cells = [f"{side.work} {count}{side.hw[0]}x{side.hw[1]}{how}", side.net, f"{ours.seconds:.3f}", side.beside]
     cells += [f"{theirs.seconds:.3f}", f"{row.ratio:.2f}", f"{ours.memory.peak:.2f}", f"{theirs.memory.peak:.2f}"]
     cells += [f"{ours.of_peak:.0%}", f"{theirs.of_peak:.0%}", "-" if row.same is None else f"{row.same:.0%}"]

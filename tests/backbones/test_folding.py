@@ -44,6 +44,8 @@ def test_maps_stay_the_same(name):
         after = fold_batchnorm(trunk)(image)
     left = [name for name, module in trunk.named_modules() if isinstance(module, FrozenBatchNorm)]
     assert left == (["bn1"] if name == "timm/resnet50d" else [])  # its stem ends in a norm of its own
+    ours = [block.folded for block in trunk.modules() if hasattr(block, "folded")]
+    assert all(ours) and (len(ours) > 0) is ("/" not in name)
     for a, b in zip(after, before, strict=True):
         assert_close(a, b, rtol=1e-4, atol=1e-4 * float(b.abs().max()))
 
@@ -52,6 +54,7 @@ def test_what_learns_is_left_alone():
     net = shaken(BACKBONES.build("resnet18-half", num_classes=3))
     keys = list(net.state_dict())
     assert list(fold_batchnorm(net).state_dict()) == keys
+    assert not any(block.folded for block in net.modules() if hasattr(block, "folded"))
     lonely = nn.Sequential(nn.ReLU(), FrozenBatchNorm(3))
     assert isinstance(fold_batchnorm(lonely)[1], FrozenBatchNorm)
 

@@ -107,13 +107,14 @@ def test_the_other_side_runs_as_shipped(monkeypatch):
     monkeypatch.setattr(sides, "build_theirs", lambda *_: torch.nn.Conv2d(3, 2, 3))
     monkeypatch.setattr(sides, "ready_for_inference", lambda net, *, winograd: told.append(winograd) or net)
     monkeypatch.setattr(sides, "keep_freed_memory", lambda: told.append("kept"))
-    side = SIDE._replace(keep_memory=True, winograd=True)
+    monkeypatch.setattr(sides, "compile_parts", lambda net, mode: told.append(mode))
+    side = SIDE._replace(keep_memory=True, winograd=True, compile="default")
     ours, theirs = Job(side), Job(side._replace(ours=False))
-    assert told == [True, "kept"]
+    assert told == [True, "default", "kept"]
     last = [job.net.weight.is_contiguous(memory_format=torch.channels_last) for job in (ours, theirs)]
     assert last == [True, torch.cuda.is_available()]
     Job(side._replace(keep_memory=False, winograd=False))
-    assert told == [True, "kept", False]
+    assert told == [True, "default", "kept", False, "default"]
 
 
 def test_the_tool_measures_both_sides_and_writes_them_down(tmp_path, capsys):
