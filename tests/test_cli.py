@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from resdet import cli
+from resdet.cli import running
 from resdet.engine.config import load_config
 from resdet.engine.evaluate import evaluate, load_experiment
 from resdet.engine.runner import read_checkpoint
@@ -338,7 +339,7 @@ def test_an_environment_that_does_not_work(monkeypatch):
     def broken():
         raise RuntimeError("operator torchvision::nms does not exist")
 
-    monkeypatch.setattr(cli, "_try_torch", broken)
+    monkeypatch.setattr(running, "_try_torch", broken)
     with pytest.raises(SystemExit) as caught:
         cli.run(lambda: None)
     assert "torchvision::nms does not exist" in caught.value.code

@@ -1,0 +1,13 @@
+"""The command line of the tools: arguments, and a user's mistake told in one message.
+
+Nothing heavy is imported before the arguments are read, so that ``-h`` and a typo are answered at once.
+"""
+
+from resdet.cli.converting import convert
+from resdet.cli.looking import analyze, ladder, show_steps
+from resdet.cli.measuring import benchmark
+from resdet.cli.running import run
+from resdet.cli.testing import evaluate, infer
+from resdet.cli.training import train
+
+__all__ = ["analyze", "benchmark", "convert", "evaluate", "infer", "ladder", "run", "show_steps", "train"]

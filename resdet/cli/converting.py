@@ -1,0 +1,54 @@
+"""``tools/convert.py``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from resdet.cli.running import run
+
+
+def convert(arguments: Sequence[str] | None = None) -> None:
+    """``tools/convert.py``."""
+    parser = argparse.ArgumentParser(
+        description="Turn a Faster R-CNN of torchvision, detectron2 or mmdetection, or a ResNet in the names of Caffe "
+        "or Caffe2, into a file of ours. The kind is recognised; nothing in the file is executed."
+    )
+    parser.add_argument("source", help="a .pth, .pt, .pkl or .safetensors file")
+    parser.add_argument("out", help="what to write: .pth for a detector, .safetensors for a backbone")
+    parser.add_argument(
+        "--classes",
+        metavar="NAMES",
+        help="class names in the order of the labels: a,b,c or a file with one a line "
+        "(default: the file's own; of 80 COCO's, of 20 VOC's)",
+    )
+    parser.add_argument(
+        "--style",
+        choices=("caffe", "pytorch"),
+        help="for files that do not tell: caffe is BGR and stride on the first 1x1, pytorch RGB and stride on the 3x3",
+    )
+    parser.add_argument(
+        "--batchnorm-eps", type=float, metavar="E", help="of the source's BN layers (default: what its kind has)"
+    )
+    args = parser.parse_args(arguments)
+
+    def main() -> None:
+        from resdet.conversion import convert_file
+        from resdet.labels import COCO_CLASSES
+
+        report = convert_file(
+            args.source, args.out, classes=args.classes, style=args.style, batchnorm_eps=args.batchnorm_eps
+        )
+        print("\n".join([f"{report.kind}: {report.tensors} tensors", *(f"- {note}" for note in report.notes)]))
+        if report.classes:
+            shown = ", ".join(report.classes[:5]) + (", ..." if len(report.classes) > 5 else "")
+            print(f"{len(report.classes)} classes: {shown}")
+            print(f"-> {report.out}")
+            if report.classes == COCO_CLASSES:
+                print(f"next: python tools/eval.py configs/converted_coco.py {report.out}")
+            else:
+                print("next: a copy of configs/converted_coco.py with your own test data, and tools/eval.py")
+        else:
+            print(f"-> {report.out}\nnext: a config with model.init={report.out}")
+
+    run(main)

@@ -1,0 +1,171 @@
+"""``tools/ladder.py``, ``show_steps.py`` and ``analyze_cls.py``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from resdet.cli.arguments import add_common, add_nets, add_scales
+from resdet.cli.running import run
+
+
+def ladder(arguments: Sequence[str] | None = None) -> None:
+    """``tools/ladder.py``."""
+    parser = argparse.ArgumentParser(
+        description="The paper's Table 9 row by row: baseline, + box refinement, + global context, + multi-scale "
+        "testing, ensemble. Checkpoints tell their nets; the config tells the data. Several checkpoints of a kind are "
+        "seeds: the table gives mean and standard deviation."
+    )
+    parser.add_argument("config", help="a file of configs/, for its test data")
+    parser.add_argument("--baseline", nargs="+", required=True, metavar="FILE", help="nets without global context")
+    parser.add_argument("--context", nargs="+", default=[], metavar="FILE", help="nets with it, for the same seeds")
+    parser.add_argument(
+        "--ensemble", nargs="+", default=[], metavar="FILE", help="nets of the ensemble (default: all of the last row)"
+    )
+    add_scales(parser)
+    parser.add_argument("--group", nargs="+", default=[], metavar="CLASS", help="classes to give the mean AP of, too")
+    parser.add_argument(
+        "--size-bounds",
+        type=float,
+        nargs=2,
+        default=(32, 96),
+        metavar="PX",
+        help="sides that divide small, medium and large objects (default: COCO's 32 96)",
+    )
+    parser.add_argument("--out", metavar="FILE", help="write rows, figures of each class and provenance as JSON")
+    parser.add_argument("--markdown", metavar="FILE", help="write the table as Markdown")
+    add_common(parser)
+    args = parser.parse_args(arguments)
+
+    def main() -> None:
+        from resdet import ladder as table_9
+        from resdet.backbones.weights import file_hash
+        from resdet.engine import distributed
+        from resdet.engine.config import load_config, read_settings
+        from resdet.errors import InputError
+        from resdet.evaluation.report import provenance, write_json
+
+        config = load_config(args.config, args.cfg_options)
+        if config.task != "detection":
+            raise InputError(f"config {args.config}", found=f"task = {config.task!r}", needed="a detection config")
+        if said := [option for option in args.cfg_options if option.startswith("model.")]:
+            raise InputError("--cfg-options", found=said[0], needed="no model settings: checkpoints tell their nets")
+        distributed.start(args.launcher)
+        rows = table_9.climb(
+            config,
+            args.baseline,
+            context=args.context,
+            ensemble=args.ensemble,
+            scales=args.scales,
+            group=args.group,
+            size_bounds=tuple(args.size_bounds),
+        )
+        if distributed.rank():
+            return
+        table = table_9.as_markdown(rows, group=", ".join(args.group))
+        print(table)
+        if args.markdown:
+            table_9.write_markdown(args.markdown, table, f"`python tools/ladder.py {' '.join(sys.argv[1:])}`")
+        out = args.out or (Path(args.work_dir) / "ladder.json" if args.work_dir else None)
+        if out:
+            record = provenance(args.config, args.baseline[0], seed=read_settings(config, "run").seed)
+            kinds = {"baseline": args.baseline, "context": args.context, "ensemble": args.ensemble}
+            nets = {kind: {path: file_hash(path) for path in paths} for kind, paths in kinds.items()}
+            write_json(
+                out, {"rows": rows, "nets": nets, "scales": args.scales, "size_bounds": args.size_bounds, **record}
+            )
+
+    run(main)
+
+
+def show_steps(arguments: Sequence[str] | None = None) -> None:
+    """``tools/show_steps.py``."""
+    parser = argparse.ArgumentParser(
+        description="What each step of the paper's appendix B does to one image, in a picture each "
+        "(docs/appendix_b.md). Checkpoints tell their nets."
+    )
+    parser.add_argument("checkpoint", help="best.pth of a net without global context")
+    parser.add_argument("image", help="an image in which it finds objects")
+    parser.add_argument("--context", metavar="FILE", help="a net with global context, for that picture")
+    parser.add_argument(
+        "--ensemble", nargs="+", default=[], metavar="FILE", help="nets that join the first one, for that picture"
+    )
+    add_scales(parser)
+    parser.add_argument(
+        "--region-side",
+        type=float,
+        default=224.0,
+        metavar="PX",
+        help="size at which regions are seen best, that of the crops in pre-training (default: the paper's 224)",
+    )
+    parser.add_argument("--out", default="steps", metavar="DIR", help="folder of the pictures (default: steps)")
+    args = parser.parse_args(arguments)
+
+    def main() -> None:
+        from resdet.steps import show_steps as draw
+
+        written = draw(
+            args.checkpoint,
+            args.image,
+            context=args.context,
+            ensemble=args.ensemble,
+            scales=args.scales,
+            region_side=args.region_side,
+            out=args.out,
+        )
+        print("\n".join(map(str, written)))
+
+    run(main)
+
+
+def analyze(arguments: Sequence[str] | None = None) -> None:
+    """``tools/analyze_cls.py``."""
+    parser = argparse.ArgumentParser(description="Look into classification nets: each analysis a picture and a JSON.")
+    explained = "folder of what is written (default: analysis)"
+    parser.add_argument("--out", default="analysis", metavar="DIR", help=explained)
+    kinds = parser.add_subparsers(dest="analysis", required=True, metavar="ANALYSIS")
+
+    def kind(name: str, text: str) -> argparse.ArgumentParser:
+        added = kinds.add_parser(name, help=text, description=text)
+        added.add_argument("--out", default=argparse.SUPPRESS, metavar="DIR", help=explained)
+        return added
+
+    added = kind("curves", "training and test error of several runs (the paper's Figs. 1, 4 and 6)")
+    added.add_argument("runs", nargs="+", metavar="RUN", help="work dirs of tools/train_cls.py, or NAME=DIR")
+    added = kind("responses", "standard deviation of each 3x3 layer's response (Fig. 7), of one or more nets")
+    add_nets(added, several=True, images="test images (default: all)")
+    added = kind("gradients", "norm of the loss gradient at each block and each weight, of one or more nets")
+    add_nets(added, several=True, images="training images (default: 512)")
+    added = kind("lesions", "error with blocks deleted or swapped (Veit et al. 2016)")
+    add_nets(added, several=False, images="test images (default: all)")
+    added.add_argument("--draws", type=int, default=5, metavar="N", help="random choices of k blocks (default: 5)")
+    added = kind("paths", "how many paths of each length, and what gradient they carry (Veit et al. 2016)")
+    add_nets(added, several=False, images="training images (default: 128)")
+    added.add_argument("--samples", type=int, default=20, metavar="N", help="paths of each length (default: 20)")
+    added = kind("errors", "error of each class, classes taken for each other, and the worst images")
+    add_nets(added, several=False, images="test images (default: all)")
+    added.add_argument("--worst", type=int, default=32, metavar="N", help="images on the sheet (default: 32)")
+    args = parser.parse_args(arguments)
+    for name in ("draws", "samples", "worst"):
+        if getattr(args, name, 1) < 1:
+            parser.error(f"--{name} {getattr(args, name)}: at least 1")
+
+    def main() -> None:
+        from resdet import analyze as analyses
+
+        if args.analysis == "curves":
+            written = analyses.curves(args.runs, out=args.out)
+        else:
+            source = analyses.Source(args.config, args.checkpoint, args.cfg_options, args.limit, args.out)
+            written = {
+                "responses": lambda: analyses.layer_responses(source),
+                "gradients": lambda: analyses.gradient_norms(source),
+                "lesions": lambda: analyses.net_lesions(source, draws=args.draws),
+                "paths": lambda: analyses.net_paths(source, samples=args.samples),
+                "errors": lambda: analyses.error_report(source, worst=args.worst),
+            }[args.analysis]()
+        print("\n".join(map(str, written)))
+
+    run(main)

@@ -1,0 +1,115 @@
+"""``tools/eval.py`` and ``infer.py``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from resdet.cli.arguments import add_common, add_localizers, add_test, add_views, costs_line, options, test_options
+from resdet.cli.running import run
+
+
+def evaluate(arguments: Sequence[str] | None = None) -> None:
+    """``tools/eval.py``."""
+    parser = argparse.ArgumentParser(
+        description="mAP@[.5,.95] and the other COCO figures, VOC AP, top-1 and top-5 error, or localization errors, "
+        "by the config's metric."
+    )
+    parser.add_argument("config", help="a file of configs/")
+    parser.add_argument("checkpoint", nargs="?", help="last.pth or best.pth of a run")
+    parser.add_argument("--detections", metavar="FILE", help="score a COCO results file instead of a net")
+    parser.add_argument("--out", metavar="FILE", help="write figures, classes and provenance as JSON")
+    parser.add_argument("--save-detections", metavar="FILE", help="write the detections as a COCO results file")
+    parser.add_argument("--amp", action="store_true", help="mixed precision: bfloat16")
+    add_test(parser)
+    add_views(parser)
+    add_localizers(parser)
+    add_common(parser)
+    args = parser.parse_args(arguments)
+    if (args.checkpoint is None) == (args.detections is None):
+        parser.error("give a CHECKPOINT, or --detections FILE")
+    if args.detections and test_options(args):
+        parser.error("--detections are scored as they are; " + test_options(args)[0] + " needs a CHECKPOINT")
+
+    def main() -> None:
+        from resdet.engine import distributed
+        from resdet.engine.config import load_config, read_settings
+        from resdet.engine.evaluate import evaluate as run_evaluation
+        from resdet.engine.evaluate import evaluate_detections, load_experiment
+        from resdet.errors import InputError
+        from resdet.evaluation.report import format_table, provenance, write_json
+
+        sees_whole = args.dense is not None and load_config(args.config).task == "localization"
+        config = load_config(args.config, options(args, dense="test.sides" if sees_whole else "test_data.dense"))
+        if args.save_detections and config.task != "detection":
+            raise InputError("--save-detections", found=f"a {config.task} config", needed="a detection config")
+        distributed.start(args.launcher)
+        costs: dict[str, float] = {}
+        if args.detections:
+            figures, metric = evaluate_detections(config, args.detections)
+        else:
+            experiment = load_experiment(config, args.checkpoint)
+            figures, metric = run_evaluation(experiment), experiment.metric
+            if config.task == "detection":
+                costs = experiment.task.net.seconds_per_image()
+        if distributed.rank():
+            return
+        if config.task == "detection":
+            print(format_table(metric.report))
+        else:
+            print("\n".join(f"{name:<16} {value:.4f}" for name, value in figures.items()))
+        if config.task == "detection" and config.metric != "coco":
+            print(f"\nby COCO's protocol: mAP@[.5,.95] {figures['coco/AP']:.3f}  mAP@.5 {figures['coco/AP50']:.3f}")
+        if costs:
+            print(f"\n{costs_line(costs)}")
+        if args.save_detections:
+            write_json(args.save_detections, metric.rows)
+        out = args.out or (Path(args.work_dir) / "eval.json" if args.work_dir else None)
+        if out:
+            seed = read_settings(config, "run").seed
+            scored = args.checkpoint or args.detections
+            record = provenance(args.config, scored, seed=seed, config_text=config.pretty_text)
+            per_class = getattr(metric.report, "per_class", ()) if config.task == "detection" else ()
+            write_json(out, {"figures": figures, "per_class": per_class, "seconds_per_image": costs, **record})
+
+    run(main)
+
+
+def infer(arguments: Sequence[str] | None = None) -> None:
+    """``tools/infer.py``."""
+    parser = argparse.ArgumentParser(description="Detect objects: annotated pictures and a COCO-format JSON.")
+    parser.add_argument("config", help="a file of configs/")
+    parser.add_argument("checkpoint", help="last.pth or best.pth of a run")
+    parser.add_argument("images", nargs="+", help="image files or folders")
+    parser.add_argument(
+        "--out", default="detections", metavar="DIR", help="folder of the results (default: detections)"
+    )
+    parser.add_argument(
+        "--score-threshold",
+        type=float,
+        metavar="P",
+        help="least score of a detection (default: test.score_threshold of the config, else 0.5)",
+    )
+    parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
+    parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="images at a time (default: 1)")
+    add_test(parser)
+    parser.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="override the config")
+    args = parser.parse_args(arguments)
+
+    def main() -> None:
+        from resdet.api import infer_files
+
+        written, costs = infer_files(
+            args.config,
+            args.checkpoint,
+            args.images,
+            out=args.out,
+            score_threshold=args.score_threshold,
+            device=args.device,
+            batch_size=args.batch_size,
+            options=[*args.cfg_options, *test_options(args)],
+        )
+        print(f"{written} images -> {args.out}/ (pictures and detections.json)\n{costs_line(costs)}")
+
+    run(main)

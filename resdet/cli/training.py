@@ -1,0 +1,54 @@
+"""``tools/train_det.py``, ``train_cls.py`` and ``train_loc.py``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from resdet.cli.arguments import add_common, options, work_dir
+from resdet.cli.running import run
+
+
+def train(task: str, description: str, arguments: Sequence[str] | None = None) -> None:
+    """``tools/train_det.py``, ``tools/train_cls.py`` and ``tools/train_loc.py``."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("config", help="a file of configs/")
+    add_common(parser)
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="auto",
+        metavar="CHECKPOINT",
+        help="go on from a checkpoint; without a file from last.pth of the work dir, if there is one",
+    )
+    parser.add_argument("--amp", action="store_true", help="mixed precision: bfloat16 (run.amp=fp16 for float16)")
+    parser.add_argument(
+        "--auto-scale-lr",
+        action="store_true",
+        help="scale optimizer.lr by loader.batch_size x optimizer.accumulate / optimizer.batch_size",
+    )
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", metavar="N", help="one training for each, then mean and standard deviation"
+    )
+    args = parser.parse_args(arguments)
+
+    def main() -> None:
+        from resdet.engine.config import load_config
+        from resdet.engine.train import train as run_training
+        from resdet.engine.train import train_seeds
+        from resdet.errors import InputError
+
+        config = load_config(args.config, options(args))
+        if config.task != task:
+            tools = {"detection": "train_det", "classification": "train_cls", "localization": "train_loc"}
+            tool = f"tools/{tools[config.task]}.py"
+            raise InputError(f"config {args.config}", found=f"task = {config.task!r}", needed=f"{task!r}, or {tool}")
+        how = {"launcher": args.launcher, "resume": args.resume, "auto_scale_lr": args.auto_scale_lr}
+        if not args.seeds:
+            run_training(config, work_dir=work_dir(args), **how)
+            return
+        configs = {seed: load_config(args.config, [*options(args), f"run.seed={seed}"]) for seed in args.seeds}
+        for name, (mean, deviation) in train_seeds(configs, work_dir=work_dir(args), **how).items():
+            print(f"{name:<16} {mean:.4f} ± {deviation:.4f}  over {len(configs)} seeds")
+
+    run(main)
