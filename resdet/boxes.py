@@ -100,6 +100,10 @@ def decode(deltas: Tensor, proposals: Tensor, weights: Weights = UNIT) -> Tensor
     return torch.cat([new_centre - half, new_centre + half], dim=-1)
 
 
+MARKED_BOXES = 80_000
+"""A GPU's kernel marks every pair of boxes, of so many 0.8 GB; more go group by group."""
+
+
 def batched_nms(boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float) -> Tensor:
     """Greedy non-maximum suppression inside each group; boxes of different groups never touch.
 
@@ -113,9 +117,9 @@ def batched_nms(boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: fl
         Indices of the boxes that stay, best score first.
     """
     boxes, scores = boxes.double(), scores.double()
-    if not boxes.is_cuda or not len(boxes):
+    if not boxes.is_cuda or not 0 < len(boxes) <= MARKED_BOXES:
         return torchvision.ops.batched_nms(boxes, scores, groups, iou_threshold)
-    # Of many boxes torchvision would ask the GPU for one group after the other. Each group goes to a place of its own;
+    # From 5,000 boxes on torchvision asks the GPU for one group after the other. Here each goes to a place of its own;
     # in float32 a thousand of them would cost 0.1 px of precision.
     places = groups * (boxes.max() - boxes.min() + 1)
     return torchvision.ops.nms(boxes + places[:, None], scores, iou_threshold)

@@ -19,12 +19,13 @@ def keep_freed_memory() -> bool:
     The process then holds about its peak until it ends.
 
     Returns:
-        Whether it took effect: False where the C library is another than GNU's.
+        Whether it took effect: False where the C library is another than GNU's, or an old one.
     """
     try:
         libc = ctypes.CDLL(None)
         libc.gnu_get_libc_version  # noqa: B018  the name alone tells
     except (AttributeError, OSError, TypeError):
         return False
-    settings = ((M_MMAP_THRESHOLD, BYTES), (M_TRIM_THRESHOLD, 2 * BYTES - 1), (M_TOP_PAD, BYTES // 4))
-    return all([libc.mallopt(switch, value) == 1 for switch, value in settings])
+    if not libc.mallopt(M_MMAP_THRESHOLD, BYTES):  # before 2.35 the bound is 32 MiB; without it the rest does harm
+        return False
+    return all([libc.mallopt(*setting) for setting in ((M_TRIM_THRESHOLD, 2 * BYTES - 1), (M_TOP_PAD, BYTES // 4))])

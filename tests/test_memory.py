@@ -39,3 +39,21 @@ def test_elsewhere_it_does_nothing(monkeypatch):
 
     monkeypatch.setattr(memory.ctypes, "CDLL", NoGlibc)
     assert memory.keep_freed_memory() is False
+
+
+def test_an_old_library_is_left_as_it_is(monkeypatch):
+    asked = []
+
+    class Old:
+        gnu_get_libc_version = None
+
+        def __init__(self, name):
+            pass
+
+        def mallopt(self, switch, value):
+            asked.append(switch)
+            return 0
+
+    monkeypatch.setattr(memory.ctypes, "CDLL", Old)
+    assert memory.keep_freed_memory() is False
+    assert asked == [memory.M_MMAP_THRESHOLD]

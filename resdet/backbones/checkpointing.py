@@ -28,7 +28,9 @@ class CheckpointedStage(nn.Sequential):
         if not torch.is_grad_enabled():
             return super().forward(x)
         for block in self:
-            x = checkpoint(block, x, use_reentrant=False, context_fn=partial(_contexts, block))
+            learns = any(isinstance(module, _BatchNorm) for module in block.modules())
+            how = {"context_fn": partial(_contexts, block)} if learns else {}
+            x = checkpoint(block, x, use_reentrant=False, **how)
         return x
 
 

@@ -19,7 +19,7 @@ from resdet.backbones.frozen import FrozenBatchNorm
 
 def conv_norm(x: Tensor, conv: nn.Module, norm: nn.Module) -> Tensor:
     """``norm(conv(x))``. A :class:`FrozenBatchNorm` costs no pass over the map: its factors go into the weights."""
-    if not (type(conv) is nn.Conv2d and isinstance(norm, FrozenBatchNorm)):
+    if not (type(conv) is nn.Conv2d and conv.padding_mode == "zeros" and isinstance(norm, FrozenBatchNorm)):
         return norm(conv(x))
     return F.conv2d(x, *_folded(conv, norm), conv.stride, conv.padding, conv.dilation, conv.groups)
 
@@ -67,7 +67,8 @@ def _pairs(parent: nn.Module) -> list[tuple[str, str]]:
     names = list(dict(parent.named_children()))
     if isinstance(parent, nn.Sequential):
         return list(pairwise(names))
-    return [(name, f"bn{name[4:]}") for name in names if name.startswith("conv") and f"bn{name[4:]}" in names]
+    pairs = [(name, f"bn{name[4:]}") for name in names if name.startswith("conv") and f"bn{name[4:]}" in names]
+    return [pair for pair in pairs if names.index(pair[0]) < names.index(pair[1])]  # pre-activation: the norm is before
 
 
 def _folded(conv: nn.Conv2d, norm: FrozenBatchNorm) -> tuple[Tensor, Tensor]:
@@ -88,4 +89,4 @@ def _fusible(x: Tensor, conv: nn.Module, norm: nn.Module | None) -> bool:
         return False
     if torch.compiler.is_compiling():  # the compiler fuses by itself
         return False
-    return conv.padding_mode == "zeros" and torch.backends.mkldnn.is_available()
+    return conv.padding_mode == "zeros" and isinstance(conv.padding, tuple) and torch.backends.mkldnn.is_available()

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from resdet.backbones.registry import BACKBONES, LIBRARIES
 from resdet.backbones.unpickle import read_arrays, read_tensors
 from resdet.backbones.vgg import from_timm
-from resdet.errors import InputError
+from resdet.errors import InputError, listed
 
 ENVELOPES = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state", "blobs")
 """Keys under which training scripts keep the weights, the best first."""
@@ -117,7 +117,7 @@ def load_exactly(
         What was loaded, and every key that was not.
 
     Raises:
-        InputError: a key is missing, unexpected or mis-shaped, and not allowed to be.
+        InputError: a key is missing, unexpected or mis-shaped, and not allowed to be; or a number is not finite.
     """
     own = module.state_dict()
     needed = {key for key in own if not key.endswith("num_batches_tracked")}
@@ -141,6 +141,9 @@ def load_exactly(
         )
         needed = f"exactly the {len(needed)} keys of {type(module).__name__}"
         raise InputError(source, found=str(wrong) + _class_count_hint(wrong), needed=needed)
+    sick = [k for k, v in state.items() if k in own and v.is_floating_point() and not v.isfinite().all()]
+    if sick:  # oneDNN's ReLU would make a zero of a NaN, and the net would seem to work
+        raise InputError(source, found=f"NaN or infinity in {listed(sick)}", needed="a checkpoint of finite numbers")
     module.load_state_dict({k: v for k, v in state.items() if k in own and k not in misshaped}, strict=False)
     return report
 

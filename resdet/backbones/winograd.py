@@ -60,7 +60,11 @@ class WinogradConv(nn.Module):
         self.register_buffer("after", _both_axes(OUTPUT).to(**like), persistent=False)  # (16, 36)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, K, H, W), in channels-last memory."""
+        """(N, C, H, W) -> (N, K, H, W), in channels-last memory; in the weights' dtype, also under autocast."""
+        with torch.autocast(x.device.type, enabled=False):  # the changes of basis cancel large numbers
+            return self._convolve(x.to(self.weight.dtype))
+
+    def _convolve(self, x: Tensor) -> Tensor:
         (images, channels, height, width), out_channels = x.shape, self.weight.shape[2]
         down, across = -(-height // 4), -(-width // 4)  # tiles
         padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 4 * across + 1 - width, 1, 4 * down + 1 - height))

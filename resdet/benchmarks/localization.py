@@ -31,7 +31,7 @@ class LocalizerCost(NamedTuple):
     update_seconds: float
     """Of the weights: of all classes, since momentum and weight decay move those of absent ones too."""
     memory: float
-    """GiB that the steps added to the process, weights not counted."""
+    """GiB that a step adds for as long as it takes, beside the weights, their gradients and their momentum."""
 
 
 class LocalizerJob:
@@ -58,19 +58,23 @@ class LocalizerJob:
 
     def measure(self, runs: int) -> LocalizerCost:
         """Medians of the runs, after one that is not timed."""
-        meter, seconds = MemoryMeter(), []
-        for _ in range(runs + 1):
-            self._optimizer.zero_grad()
-            times = [time.perf_counter()]
-            sum(self._net.loss(self._images, self._targets).values()).backward()
-            wait()
-            times.append(time.perf_counter())
-            self._optimizer.step()
-            wait()
-            seconds.append((times[1] - times[0], time.perf_counter() - times[1]))
+        self._step()
+        meter = MemoryMeter()
+        seconds = [self._step() for _ in range(runs)]
         memory, parameters = meter.read(), sum(p.numel() for p in self._net.parameters() if p.requires_grad)
-        loss, update = (statistics.median(column) for column in zip(*seconds[1:], strict=True))
+        loss, update = (statistics.median(column) for column in zip(*seconds, strict=True))
         return LocalizerCost(self._net.num_classes, parameters, loss, update, memory.peak - memory.resting)
+
+    def _step(self) -> tuple[float, float]:
+        """Seconds of the losses with their backward pass, and of the update."""
+        self._optimizer.zero_grad()
+        started = time.perf_counter()
+        sum(self._net.loss(self._images, self._targets).values()).backward()
+        wait()
+        between = time.perf_counter()
+        self._optimizer.step()
+        wait()
+        return between - started, time.perf_counter() - between
 
 
 def localizer_costs(

@@ -72,6 +72,8 @@ def benchmark(arguments: Sequence[str] | None = None) -> None:
             parser.error(f"--{name.replace('_', '-')} {getattr(args, name)}: at least 1")
     if args.winograd and "train" in args.work:
         parser.error("--winograd: at inference only, without train")
+    if args.profile and args.compile != "off":
+        parser.error("--profile: clocks inside compiled parts would be compiled with them; without --compile")
 
     def main() -> None:
         from resdet.errors import InputError

@@ -62,8 +62,7 @@ class RoIPooling(nn.Module):
         levels = self.levels(boxes) if len(self.strides) > 1 else torch.zeros_like(images)
         used = features[: len(self.strides)]
         if self.method == "align" and self.samples:
-            # A CPU sums in float32; a GPU's kernel does so whatever the dtype. Coordinates never are in bfloat16.
-            wide = [f if f.is_cuda else f.float() for f in used]
+            wide = [f.float() for f in used]  # weights of bfloat16 do not add up to one
             how = {"side": self.side, "samples": self.samples, "half_pixel": self.half_pixel, "every": self.every}
             return roi_align_rows(wide, boxes, images, levels, strides=self.strides, **how).to(used[0].dtype)
         rois = torch.cat([images[:, None].to(boxes.dtype), boxes], dim=1)
@@ -80,7 +79,7 @@ class RoIPooling(nn.Module):
         """(R,) index of the level that each of the (R, 4) boxes is pooled from (FPN, eq. 1)."""
         ideal = CANONICAL_LEVEL + torch.log2(box_ops.area(boxes).sqrt() / CANONICAL_SIDE) + 1e-6
         finest = math.log2(self.strides[0])
-        return (ideal.floor() - finest).clamp(0, len(self.strides) - 1).long()
+        return (ideal.floor() - finest).nan_to_num(0).clamp(0, len(self.strides) - 1).long()
 
     def _pool(self, feature: Tensor, rois: Tensor, stride: int) -> Tensor:
         wide = feature.float()  # both operators want one dtype, and coordinates in bfloat16 are off by whole pixels

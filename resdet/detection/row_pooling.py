@@ -78,7 +78,7 @@ def _points(
     at = start[:, None] + extent[:, None] * places
     last = (size[:, None] - 1).to(at.dtype)
     inside = (at >= -1) & (at <= last + 1)
-    at = torch.minimum(at.clamp(min=0), last)
+    at = torch.minimum(at.clamp(min=0), last).nan_to_num(0)  # a place in the table, whatever becomes of the loss
     low = at.floor()
     share = at - low
     cells = torch.stack([low, torch.minimum(low + 1, last)], dim=-1).long()

@@ -18,7 +18,7 @@ from resdet.structures import Proposals
 MIN_SIDE = 1e-3
 """Proposals with a side below this many input pixels are dropped: clipping has left nothing of them."""
 NMS_BOXES = 40_000
-"""Boxes in one call of NMS: a GPU's kernel marks every pair, which here takes 200 MB."""
+"""Boxes in one call of NMS, at least one image's: a GPU's kernel marks every pair, which here takes 200 MB."""
 
 
 class RPNHead(nn.Module):
@@ -126,7 +126,7 @@ class RPN(nn.Module):
         if not valid.is_cuda:  # without a device to wait for, a shorter batch is cheaper than one fixed shape
             longest = max(1, int(valid.sum(1).max()))
             scores, index, valid = scores[:, :longest], index[:, :longest], valid[:, :longest]
-        boxes = boxes.gather(1, index[..., None].expand(-1, -1, 4)) * valid[..., None]
+        boxes = torch.where(valid[..., None], boxes.gather(1, index[..., None].expand(-1, -1, 4)), 0)
         return Proposals(boxes, scores, valid)
 
     def _losses(self, logits: Tensor, deltas: Tensor, anchors: Tensor, targets: PaddedTargets) -> dict[str, Tensor]:

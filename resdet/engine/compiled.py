@@ -5,13 +5,18 @@ What stands between them (anchors, sampling, NMS) has shapes that depend on the 
 
 from __future__ import annotations
 
+import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from resdet.backbones.checkpointing import CheckpointedStage
 from resdet.detection.faster_rcnn import FasterRCNN
+from resdet.errors import InputError
+from resdet.localization.localizer import PerClassLocalizer
 
 
 def compile_parts(net: nn.Module, mode: str) -> nn.Module:
-    """Compile the trunk, the neck, the RPN's head and the region head of a detector, or the net of any other task.
+    """Compile the trunk, the neck, the RPN's head and the region head of a detector; of other nets the net inside.
 
     Args:
         net: changed in place.
@@ -20,13 +25,26 @@ def compile_parts(net: nn.Module, mode: str) -> nn.Module:
 
     Returns:
         The net.
+
+    Raises:
+        InputError: a net that computes blocks with learning BN a second time, which the compiler does not take.
     """
     if mode == "off":
         return net
+    checkpointed = [stage for stage in net.modules() if isinstance(stage, CheckpointedStage)]
+    if any(isinstance(m, _BatchNorm) for stage in checkpointed for m in stage.modules()):
+        needed = "one of them off, or a net whose BN is frozen"
+        raise InputError("model.checkpoint with run.compile", found="both, and BN that learns", needed=needed)
     if isinstance(net, FasterRCNN):
         parts = (net.backbone, net.neck, net.rpn.head, net.roi_head.embedding)
     else:
-        parts = (getattr(net, "net", net),)
+        parts = (net.backbone if isinstance(net, PerClassLocalizer) else net.net,)
     for part in parts:
         part.compile(mode=mode, dynamic=False if mode == "reduce-overhead" else None)
+    if mode == "reduce-overhead" and hasattr(net, "preprocess"):  # or each part would take back the maps of the last
+        net.preprocess.register_forward_pre_hook(_new_step)
     return net
+
+
+def _new_step(module: nn.Module, arguments: tuple) -> None:
+    torch.compiler.cudagraph_mark_step_begin()

@@ -97,6 +97,9 @@ def _test_set(config: Config, classes: tuple[str, ...]) -> Dataset:
 def read_data(config: Config, section: str, *, classes: Sequence[str] | None = None) -> Dataset:
     """The data set of a section; ``classes`` fixes the order of labels where the reader leaves it open."""
     data = call(config, section, **({} if classes is None else {"classes": tuple(classes)}))
+    if config.task != "detection" and read_settings(config, "loader").reduce:
+        needed = "a detection config; classifiers have train_data.reduce"
+        raise InputError("loader.reduce", found=f"a config of {config.task}", needed=needed)
     if not isinstance(data, Annotations):
         if config.task == "localization":
             needed = "data with boxes, such as read_imagenet_loc"

@@ -22,7 +22,24 @@ def autocast(amp: str) -> AbstractContextManager:
     return torch.autocast(device, dtype=dtype, enabled=amp != "off")
 
 
-class Bf16OptimWrapper(OptimWrapper):
+class _ClipsQuietly:
+    """Clips gradients without logging their norm, for which mmengine makes the host wait at each update."""
+
+    def _clip_grad(self) -> None:
+        clipped = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
+        if clipped:
+            self.clip_func(clipped, **self.clip_grad_kwargs)
+
+
+class PlainOptimWrapper(_ClipsQuietly, OptimWrapper):
+    """In the dtype of the weights."""
+
+
+class Fp16OptimWrapper(_ClipsQuietly, AmpOptimWrapper):
+    """Autocast to float16 with a loss scale; on a GPU."""
+
+
+class Bf16OptimWrapper(_ClipsQuietly, OptimWrapper):
     """Autocast to bfloat16 on any device; without a loss scale, which bfloat16's range does not need."""
 
     @contextmanager
@@ -55,12 +72,12 @@ def build_optimizer(net: nn.Module, given: Optimizer, *, amp: str, lr: float) ->
     clip = None if given.clip_norm is None else {"max_norm": given.clip_norm}
     common = {"optimizer": sgd, "clip_grad": clip, "accumulative_counts": given.accumulate}
     if amp == "off":
-        return OptimWrapper(**common)
+        return PlainOptimWrapper(**common)
     if amp == "bf16":
         return Bf16OptimWrapper(**common)
     if not torch.cuda.is_available():
         raise InputError("run.amp", found="fp16 on a machine without a GPU", needed="bf16")
-    return AmpOptimWrapper(dtype="float16", **common)
+    return Fp16OptimWrapper(dtype="float16", **common)
 
 
 def in_steps(length: float, schedule: Schedule, steps_per_epoch: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from mmengine.model import BaseModel
+from mmengine.model import BaseDataPreprocessor, BaseModel
 from torch import Tensor, nn
 
 from resdet.localization.predictor import LocalizationPredictor
@@ -16,7 +16,7 @@ class DetectionTask(BaseModel):
     """A detector in training: losses, or detections beside the targets they answer."""
 
     def __init__(self, net: nn.Module) -> None:
-        super().__init__()
+        super().__init__(data_preprocessor=BaseDataPreprocessor(non_blocking=True))
         self.net = net
 
     def forward(self, images: Sequence[Tensor], targets: Sequence[Target], mode: str = "loss") -> Any:
@@ -31,7 +31,7 @@ class ClassificationTask(BaseModel):
     """A classifier in training: its loss, or logits beside the labels."""
 
     def __init__(self, net: nn.Module) -> None:
-        super().__init__()
+        super().__init__(data_preprocessor=BaseDataPreprocessor(non_blocking=True))
         self.net = net
 
     def forward(self, images: Tensor, labels: Tensor, mode: str = "loss") -> Any:
@@ -50,7 +50,7 @@ class LocalizationTask(BaseModel):
     """
 
     def __init__(self, net: nn.Module, predictor: LocalizationPredictor | None = None) -> None:
-        super().__init__()
+        super().__init__(data_preprocessor=BaseDataPreprocessor(non_blocking=True))
         self.net = net
         self._predictor = (predictor,)  # in a tuple: not a module of this one
 

@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 ROW_KEYS = ("image_id", "category_id", "bbox")
 RESULT_KEYS = (*ROW_KEYS, "score")
+LARGEST_ID = 2**53
+"""Results travel as float64 tables, which hold whole numbers up to this."""
 
 
 class CocoTruth(NamedTuple):
@@ -220,7 +222,10 @@ def _is_plain(rows: Sequence[dict]) -> bool:
     if not set(map(type, boxes)) <= {list} or not set(map(len, boxes)) <= {4}:
         return False
     numbers = set(map(type, itertools.chain(scores, *boxes)))
-    return set(map(type, itertools.chain(images, categories))) <= {int} and numbers <= {int, float}
+    if not (set(map(type, itertools.chain(images, categories))) <= {int} and numbers <= {int, float}):
+        return False
+    whole = itertools.chain(images, categories, *(boxes if int in numbers else ()), scores if int in numbers else ())
+    return max(map(abs, whole), default=0) <= LARGEST_ID
 
 
 def _check_rows(where: object, rows: Sequence[dict], keys: tuple[str, ...]) -> None:
@@ -254,10 +259,9 @@ def _problem_of(row: object, keys: tuple[str, ...]) -> str | None:
 
 
 def _is_integer(value: object) -> bool:
-    """Whole floats count: writers that go through an array make them."""
-    if isinstance(value, float):
-        return value.is_integer()
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+    """Whole floats count: writers that go through an array make them. Ids that float64 cannot tell apart do not."""
+    whole = value.is_integer() if isinstance(value, float) else isinstance(value, int | np.integer)
+    return whole and not isinstance(value, bool) and abs(value) <= LARGEST_ID
 
 
 def _whole(value: float) -> int | float:
@@ -265,7 +269,10 @@ def _whole(value: float) -> int | float:
 
 
 def _is_finite(value: object) -> bool:
-    return isinstance(value, int | float | np.number) and math.isfinite(value)
+    try:
+        return isinstance(value, int | float | np.number) and math.isfinite(value)
+    except OverflowError:  # an integer of hundreds of digits
+        return False
 
 
 def _places(

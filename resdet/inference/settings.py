@@ -78,6 +78,9 @@ def check(settings: Inference) -> None:
         raise InputError("test.vote", found=s.vote, needed="an IoU in (0, 1]; the paper's is 0.5")
     if s.scale_proposals == "all" and not s.scales:
         raise InputError("test.scale_proposals", found="'all' without test.scales", needed="test.scales=(...)")
+    if s.compile == "reduce-overhead" and (s.scales or s.sizes or s.flip or s.ensemble):
+        needed = "one look of one net, whose maps the next graph may overwrite; or test.compile=default"
+        raise InputError("test.compile", found="reduce-overhead with more than one look", needed=needed)
     if s.merge == "wbf" and not (s.flip or s.sizes):
         raise InputError("test.merge", found="'wbf' with one look only", needed="test.flip=True or test.sizes=(...)")
     bounds = (("refine", 0), ("region_side", 1), ("sigma", 1e-6), ("max_per_image", 1))

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from resdet.backbones import checkpointing
 from resdet.backbones.checkpointing import CheckpointedStage, checkpoint_blocks
 from resdet.backbones.frozen import freeze_batchnorm
 from resdet.backbones.registry import BACKBONES
@@ -99,3 +100,13 @@ def test_through_the_registry_and_refused():
     assert isinstance(BACKBONES.build("cifar-resnet8", checkpoint=True).layer3, CheckpointedStage)
     with pytest.raises(InputError, match="Linear without layer1"):
         checkpoint_blocks(nn.Linear(1, 1))
+
+
+def test_only_blocks_with_learning_bn_need_a_context(monkeypatch):
+    given = []
+    monkeypatch.setattr(checkpointing, "checkpoint", lambda block, x, **how: given.append(set(how)) or block(x))
+    for freeze in (False, True):
+        net = BACKBONES.build("resnet18-half", num_classes=2)
+        net = checkpoint_blocks(freeze_batchnorm(net) if freeze else net)
+        net(torch.randn(2, 3, 32, 32))
+    assert given == [{"use_reentrant", "context_fn"}] * 8 + [{"use_reentrant"}] * 8

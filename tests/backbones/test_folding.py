@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch import nn
 from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from resdet.backbones.blocks import Bottleneck, PreBasicBlock
 from resdet.backbones.folding import conv_norm, conv_relu, fold_batchnorm
 from resdet.backbones.frozen import FrozenBatchNorm, freeze_batchnorm
 from resdet.backbones.registry import BACKBONES
@@ -109,3 +111,33 @@ def test_what_onednn_does_not_take():
         assert conv_relu(x, conv).dtype == torch.bfloat16
     circular = nn.Conv2d(2, 3, 3, padding=1, padding_mode="circular").requires_grad_(False)
     assert_close(conv_relu(x, circular), circular(x).relu())
+
+
+def test_circular_padding_is_not_folded():
+    torch.manual_seed(0)
+    conv, norm = nn.Conv2d(2, 6, 3, padding=1, padding_mode="circular"), layer("frozen", torch.Generator())[1]
+    x = torch.randn(1, 2, 5, 5)
+    assert_close(conv_norm(x, conv, norm), norm(conv(x)))
+    same = nn.Conv2d(2, 6, 3, padding="same").requires_grad_(False)
+    assert_close(conv_relu(x, same), same(x).relu())
+
+
+def test_a_norm_before_its_convolution_stays():
+    torch.manual_seed(0)
+    block = freeze_batchnorm(shaken(nn.Sequential(PreBasicBlock(4, 4)))).eval()
+    x = torch.randn(2, 4, 8, 8)
+    before = block(x)
+    assert_close(fold_batchnorm(block)(x), before)
+
+
+def test_a_folded_block_takes_one_pass_for_each_convolution():
+    class Seen(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            names.append(str(function))
+            return function(*args, **(kwargs or {}))
+
+    names: list[str] = []
+    block = fold_batchnorm(freeze_batchnorm(shaken(nn.Sequential(Bottleneck(16, 4)))))
+    with torch.no_grad(), Seen():
+        block(torch.randn(1, 16, 8, 8))
+    assert names == ["mkldnn._convolution_pointwise.default"] * 2 + ["mkldnn._convolution_pointwise.binary"]

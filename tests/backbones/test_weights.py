@@ -290,3 +290,14 @@ def test_pretrained_without_network(monkeypatch, library, function):
 def test_pretrained_needs_a_library():
     with pytest.raises(InputError, match=r"no published download(.|\n)*torchvision/resnet18, timm/resnet18"):
         init_backbone("resnet18", "pretrained")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_that_are_not_finite(value):
+    net = nn.Linear(2, 2)
+    state = {k: v.clone() for k, v in net.state_dict().items()}
+    state["weight"][1, 0] = value
+    before = net.weight.clone()
+    with pytest.raises(InputError, match=r"NaN or infinity in weight"):
+        load_exactly(net, state, source="a.pth")
+    assert torch.equal(net.weight, before)

@@ -61,3 +61,13 @@ def test_what_is_replaced():
     )
     replaced = {name for name, module in use_winograd(net).named_modules() if isinstance(module, WinogradConv)}
     assert replaced == {"wide", "inner.0"}
+
+
+def test_autocast_leaves_it_exact():
+    torch.manual_seed(0)
+    conv = nn.Conv2d(64, 64, 3, padding=1)
+    x = torch.randn(1, 64, 12, 12)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        answer = WinogradConv(conv)(x)
+        assert WinogradConv(conv)(x.bfloat16()).dtype == torch.float32
+    assert_close(answer, conv(x), rtol=1e-3, atol=1e-4)

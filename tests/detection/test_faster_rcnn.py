@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from resdet.detection.build import faster_rcnn_fpn
+from resdet.detection.build import faster_rcnn_c4, faster_rcnn_fpn
 from resdet.detection.faster_rcnn import FasterRCNN, LastLevel
 from resdet.detection.postprocess import score_regions, suppress, to_original
 from resdet.structures import Target
@@ -165,3 +165,12 @@ def test_bfloat16():
 def test_last_level():
     maps = [torch.zeros(1), torch.ones(1)]
     assert LastLevel()(maps) == [maps[1]]
+
+
+@pytest.mark.parametrize("build", [faster_rcnn_c4, faster_rcnn_fpn])
+def test_a_net_gone_wrong_tells_by_its_losses(build):
+    net = build(backbone="resnet18-half", num_classes=2, shorter_side=64, longer_side=128)
+    net.rpn.head.conv.weight.data.fill_(float("nan"))
+    truth = Target(torch.tensor([[8.0, 8, 40, 40]]), torch.tensor([0]), torch.tensor([False]), 0, (64, 80))
+    losses = net.train().loss([torch.zeros(3, 64, 80, dtype=torch.uint8)], [truth])
+    assert not torch.stack(list(losses.values())).isfinite().all()

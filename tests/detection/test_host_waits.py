@@ -14,7 +14,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from resdet.detection import rpn
 from resdet.detection.build import faster_rcnn_c4, faster_rcnn_fpn
+from resdet.engine.tasks import DetectionTask
 from resdet.structures import Target
 
 WAITS = ("nms", "nonzero", "_local_scalar_dense", "masked_select", "unique", "equal", "bincount", "repeat_interleave")
@@ -34,13 +36,17 @@ class HostWaits(TorchDispatchMode):
         devices = {
             a.device.type for a in torch.utils._pytree.tree_leaves((args, kwargs)) if isinstance(a, torch.Tensor)
         }
-        if "cuda" in devices:
+        if "cuda" in devices or "cuda" in str(kwargs.get("device")):
             masks = [i for i in args[1] if i is not None] if name in ("index", "index_put", "index_put_") else []
             known = name == "repeat_interleave" and kwargs.get("output_size") is not None
             if (name in WAITS or any(i.dtype in (torch.bool, torch.uint8) for i in masks)) and not known:
                 self.counts[name] += 1
-            if name in ("_to_copy", "copy_") and "cpu" in {str(kwargs.get("device", args[0].device))[:3]}:
-                self.counts["copy to the host"] += 1
+            if name in ("_to_copy", "copy_"):
+                source = args[name == "copy_"].device.type
+                goal = args[0].device.type if name == "copy_" else str(kwargs.get("device", source)).split(":")[0]
+                later = args[2] if len(args) > 2 else kwargs.get("non_blocking")
+                if {source, goal} == {"cpu", "cuda"} and not (later and goal == "cuda"):
+                    self.counts[f"copy to {goal}"] += 1
         return function(*args, **kwargs)
 
 
@@ -59,8 +65,10 @@ def waits(builder, *, images: int, training: bool) -> Counter[str]:
             for n in range(images)
         ]
         with HostWaits() as seen:
-            if training:
-                net.loss(shown, truth)  # autograd's own engine would want a real device
+            if training:  # not backwards: autograd's own engine would want a real device
+                task = DetectionTask(net)
+                task.data_preprocessor._device = torch.device("cuda")  # as task.to() would set
+                task(*task.data_preprocessor([shown, truth], True), mode="loss")
             else:
                 batch = net.preprocess(shown)
                 features, limits = net.features(batch.pixels), batch.limits()
@@ -74,6 +82,11 @@ def waits(builder, *, images: int, training: bool) -> Counter[str]:
 @pytest.mark.parametrize("images", [1, 3])
 def test_a_training_step_waits_for_nms_alone(builder, images):
     assert waits(builder, images=images, training=True) == {"nms": 1}
+
+
+def test_many_boxes_take_several_calls(monkeypatch):
+    monkeypatch.setattr(rpn, "NMS_BOXES", 700)  # an image has 302: two at a time
+    assert waits(faster_rcnn_fpn, images=5, training=True) == {"nms": 3}
 
 
 @pytest.mark.parametrize("builder", [faster_rcnn_c4, faster_rcnn_fpn])
@@ -92,4 +105,10 @@ def test_the_count_sees_what_waits():
         x.masked_fill_(x > 0, 1.0)
         torch.arange(5, device="cuda").repeat_interleave(torch.arange(5, device="cuda"), output_size=10)
         torch.ones(3).nonzero()
-    assert sum(seen.counts.values()) == 4, seen.counts
+        cpu = torch.ones(3)
+        cpu.to("cuda", non_blocking=True)
+        torch.zeros(3, device="cuda").copy_(cpu, non_blocking=True)
+        assert sum(seen.counts.values()) == 4, seen.counts
+        cpu.to("cuda")
+        torch.zeros(3, device="cuda").copy_(cpu)
+    assert seen.counts["copy to cuda"] == 2 and sum(seen.counts.values()) == 6, seen.counts

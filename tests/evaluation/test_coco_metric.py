@@ -319,3 +319,19 @@ def test_coco_results_refuse_a_label_out_of_range(label):
     detections = Detections(torch.zeros(1, 4), torch.ones(1), torch.tensor([label]))
     with pytest.raises(InputError, match=rf"image 42\n.*label {label}\n.*\[0, 2\)"):
         coco_results(detections, 42, np.array([3, 90]))
+
+
+@pytest.mark.parametrize("key", ["image_id", "bbox", "score"])
+def test_numbers_that_do_not_fit(key):
+    truth = {
+        "images": [{"id": 1}],
+        "categories": [{"id": 1, "name": "a"}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 5, 5], "area": 25, "iscrowd": 0}],
+    }
+    row = {"image_id": 1, "category_id": 1, "bbox": [0, 0, 5, 5], "score": 1}
+    huge = {"image_id": 2**53 + 1, "bbox": [0, 0, 10**400, 5], "score": 10**400}[key]
+    with pytest.raises(InputError, match=key):
+        evaluate_coco(truth, [{**row, key: huge}])
+    truth["images"][0]["id"] = 2**53 + 1
+    with pytest.raises(InputError, match="images"):
+        evaluate_coco(truth, [row])

@@ -58,3 +58,10 @@ def test_what_makes_none(settings, found, needed):
 def test_values_out_of_range(settings, words):
     with pytest.raises(InputError, match=words):
         check(settings)
+
+
+@pytest.mark.parametrize("further", [{"scales": (64, 128)}, {"sizes": (64,)}, {"flip": True}, {"ensemble": ("a.pth",)}])
+def test_cuda_graphs_are_for_one_look(further):
+    check(Inference(compile="reduce-overhead"))
+    with pytest.raises(InputError, match="more than one look"):
+        check(Inference(compile="reduce-overhead", **further))
