@@ -103,7 +103,8 @@ class Localizer:
 
     Args:
         checkpoint: of a first stage, last.pth or best.pth.
-        classifier: checkpoint of a classifier for the same classes, or several, which are averaged.
+        classifier: checkpoint of a classifier for the same classes, or several, which are averaged. It sees crops of
+            ``test["classifier_crop"]``, 224 unless another is given: the side of the crops that it was trained on.
         second: checkpoint of a second stage, or several, which are averaged.
         device: ``"cpu"``, ``"cuda"``, ...; the GPU where there is one.
         test: how it looks at an image, as ``{"view": "dense", "sides": (256, 384)}``: see

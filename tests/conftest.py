@@ -305,3 +305,18 @@ def tiny_loc(tmp_path_factory: pytest.TempPathFactory) -> TinyLocalization:
     for config, work_dir in zip(configs, dirs, strict=True):
         train(load_config(config), work_dir=work_dir)
     return TinyLocalization(root, *configs, *(work_dir / "last.pth" for work_dir in dirs))
+
+
+@pytest.fixture(scope="session")
+def other_loc(tiny_loc: TinyLocalization, tmp_path_factory: pytest.TempPathFactory) -> TinyLocalization:
+    """The same with other weights in all three nets."""
+    root, generator = tmp_path_factory.mktemp("other_loc"), torch.Generator().manual_seed(1)
+    changed = {}
+    for name in ("classifier", "first", "second"):
+        loaded = torch.load(getattr(tiny_loc, name), weights_only=False)
+        for value in loaded["state_dict"].values():
+            if value.is_floating_point() and value.dim() > 1:
+                value.add_(torch.randn(value.shape, generator=generator) * value.std())
+        changed[name] = root / f"{name}.pth"
+        torch.save(loaded, changed[name])
+    return tiny_loc._replace(**changed)

@@ -9,12 +9,13 @@ import resdet
 from resdet import demo_localization
 from resdet.datasets.imagenet_loc import read_imagenet_loc
 from resdet.demo_localization import Nets, Row, as_markdown, measure
+from resdet.engine import evaluate as evaluation
 from resdet.engine.config import load_config
 from resdet.engine.runner import read_checkpoint
 from resdet.errors import InputError
 
 
-def test_every_row_once(tiny_loc):
+def test_every_row_once(tiny_loc, other_loc, monkeypatch):
     config = load_config(tiny_loc.config, ["test.classifier_crop=32", "test.proposals=3"])
     first, second, classifier = map(str, (tiny_loc.first, tiny_loc.second, tiny_loc.classifier))
     rows = measure(config, Nets([first, first], [second, second], [classifier]), sides=(32, 48))
@@ -23,6 +24,16 @@ def test_every_row_once(tiny_loc):
     assert rows[4].figures == rows[5].figures  # a net beside itself changes nothing
     assert rows[3].error == 100 * rows[3].figures["loc/top1_error"]  # of three classes there is no top-5
     assert [row.paper for row in measure(config, Nets([first]), sides=(32,))] == [13.3, 11.7]
+    asked, load = [], evaluation.load_experiment
+    monkeypatch.setattr(evaluation, "load_experiment", lambda c, path: (asked.append((c.test, path)), load(c, path))[1])
+    others = tuple(map(str, (other_loc.first, other_loc.second, other_loc.classifier)))
+    measure(config, Nets(*zip((first, second, classifier), others, strict=True)), sides=(32,))
+    assert [path for _, path in asked] == [first] * 6
+    tests = [test for test, _ in asked]
+    assert [test.get("second", ()) for test in tests] == [(), (), (second,), (), (second,), (second, others[1])]
+    assert [test.get("ensemble", ()) for test in tests] == [()] * 5 + [(others[0],)]
+    assert [test.get("classifiers", ()) for test in tests[:3]] == [()] * 3
+    assert [test.classifiers for test in tests[3:]] == [(classifier,)] * 2 + [(classifier, others[2])]
     with pytest.raises(InputError, match="a second stage"):
         measure(config, Nets([first], [first]), sides=(32,))
 

@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 KEPT_FROM = 20_000
 """Annotation files from which on their content is kept in one file: below, reading them takes seconds."""
+VERSION = 1
+"""Of what is kept: another number with every change of what is read, or of its form."""
 SAME_ASPECT = 0.01
 """Difference of two aspect ratios that rounding explains: half a pixel of the 333 that shown images had at least, twice
 over, with room to spare."""
@@ -125,7 +127,7 @@ def read_records(images: Sequence[str], xmls: Sequence[str], *, kept_as: str) ->
     """
     large = len(xmls) >= KEPT_FROM
     fingerprint = _fingerprint(images, xmls) if large else ""
-    known = _read_kept(kept_as, fingerprint) if large else None
+    known = _read_kept(kept_as, fingerprint, len(xmls)) if large else None
     if known is not None:
         return known
     if large:
@@ -231,7 +233,7 @@ def _continuous(corners: np.ndarray, hw: tuple[int, int]) -> np.ndarray:
 
 def _fingerprint(images: Sequence[str], xmls: Sequence[str]) -> str:
     """What changes when images or annotation files come or go."""
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(f"{VERSION}\n".encode())
     for paths in (images, xmls):
         for path in paths:
             digest.update(os.fsencode(path) + b"\n")
@@ -240,16 +242,30 @@ def _fingerprint(images: Sequence[str], xmls: Sequence[str]) -> str:
     return digest.hexdigest()
 
 
-def _read_kept(path: str, fingerprint: str) -> Records | None:
+def _read_kept(path: str, fingerprint: str, images: int) -> Records | None:
     if not os.path.isfile(path):
         return None
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as kept:
             if str(kept["fingerprint"]) != fingerprint:
                 return None
-            return Records(*(kept[name] for name in Records._fields))
+            records = Records(*(kept[name] for name in Records._fields))
+            return records if _sound(records, images) else None
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):  # not ours, or cut: read anew
         return None
+
+
+def _sound(records: Records, images: int) -> bool:
+    """Whether arrays have the types, shapes and order that :class:`Records` tells."""
+    hw, rows, boxes, names, difficult = records
+    return (
+        [array.dtype.kind for array in records] == ["i", "i", "f", "U", "b"]
+        and (hw.dtype, boxes.dtype) == (np.int32, np.float64)
+        and hw.shape == (images, 2)
+        and rows.shape == names.shape == difficult.shape == (len(boxes),)
+        and boxes.shape == (len(boxes), 4)
+        and bool((hw > 0).all() and (np.diff(rows) >= 0).all() and ((rows >= 0) & (rows < images)).all())
+    )
 
 
 def _write_kept(records: Records, path: str, fingerprint: str) -> None:

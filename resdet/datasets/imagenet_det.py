@@ -47,7 +47,8 @@ def read_imagenet_det(
             them show none of the one class that they were collected against). Else they are counted in a warning.
 
     Raises:
-        InputError: a folder, list or image is missing, an annotation file is broken, or classes are missing.
+        InputError: a folder, list or image is missing, a name leads out of the folder, an annotation file is broken, or
+            classes are missing.
     """
     folder = ilsvrc_folder(root, TASK)
     image_root, xml_root = os.path.join(folder, "Data", TASK), os.path.join(folder, "Annotations", TASK)
@@ -56,6 +57,7 @@ def read_imagenet_det(
     tree = _Tree(image_root, xml_root)
     names = list(dict.fromkeys(name for path in lists for name in _chosen(path, negatives)))
     places = [tree.place(name) for name in names]
+    check_images(image_root, [f"{place}.JPEG" for place in places], source=source)  # the unannotated ones too
     with_xml = [tree.has_xml(place) for place in places]
     if not all(with_xml) and not negatives:
         missing = [place for place, known in zip(places, with_xml, strict=True) if not known]
@@ -65,8 +67,6 @@ def read_imagenet_det(
     if not places:
         raise InputError(source, found="no images", needed="at least one image with an annotation file")
     files = [f"{place}.JPEG" for place in places]
-    check_images(image_root, files, source=source)
-
     annotated = np.array([tree.has_xml(place) for place in places])
     rows = np.flatnonzero(annotated)
     digest = hashlib.sha256("\n".join(map(str, splits)).encode()).hexdigest()[:8]
@@ -106,7 +106,14 @@ class _Tree:
         return self.has(os.path.join(self.xml_root, f"{place}.xml"))
 
     def place(self, name: str) -> str:
-        """``train/<name>`` or ``val/<name>``, or the name itself, whichever there is; the first where none is."""
+        """``train/<name>`` or ``val/<name>``, or the name itself, whichever there is; the first where none is.
+
+        Raises:
+            InputError: the name leads out of the folder.
+        """
+        if os.path.isabs(name) or ".." in name.split("/"):
+            needed = "a name below the folder, without .., as val/ILSVRC2013_val_00000001"
+            raise InputError(f"image list of {self.image_root}", found=f"the name {name!r}", needed=needed)
         places = [f"{part}/{name}" for part in PARTS] + [name]
         for place in places:
             if self.has(os.path.join(self.image_root, f"{place}.JPEG")) or self.has_xml(place):

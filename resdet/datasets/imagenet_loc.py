@@ -41,6 +41,8 @@ def read_imagenet_loc(
 ) -> Annotations:
     """Read one split into arrays; the images that have a box of their class, the others are counted in a warning.
 
+    Boxes that the annotation calls difficult are ignored, so an image with no others counts as one without.
+
     An image's class is the folder it lies in; images that lie beside each other, as those for validation, have the
     class of their first object. Boxes of another class are left out. Class names are wnids, sorted: the labels that
     :func:`resdet.datasets.folder.read_folder` gives to the same images.
@@ -49,11 +51,13 @@ def read_imagenet_loc(
         root: the folder ILSVRC or the one above it.
         split: ``train`` or ``val``; any folder below ``Data/CLS-LOC``.
         images: another folder with the images of the split, flat or one folder per class.
-        annotations: another folder with its annotation files, flat or one folder per class.
+        annotations: another folder with its annotation files, flat or one folder per class, whichever of the two the
+            images are. Where these are flat and the files are not, only names that occur once are found.
         image_list: names to be read, as ``train_loc`` (of ``ImageSets/CLS-LOC``) or the path of a list with a name on
             each line, as ``n01440764/n01440764_18`` or ``ILSVRC2012_val_00000001``. None: all images of the folder.
-        blacklist: a file with images that are not read: names, or numbers from 1 into the sorted names, which is how
-            the challenge's kit lists the validation images that it does not count.
+        blacklist: a file with images that are not read: names, or numbers from 1 into all images of the split, sorted
+            by name without the folder, which is how the challenge's kit lists the validation images that it does not
+            count.
         classes: the classes to read, in the order of the labels. None: the class folders of the split or, where it has
             none, those of ``train`` beside it; else what ``LOC_synset_mapping.txt`` lists; else all that occur.
 
@@ -80,7 +84,13 @@ def read_imagenet_loc(
         files = [file for file in files if not os.path.dirname(file) or os.path.dirname(file) in set(class_names)]
 
     xmls = {name[:-4]: name for name in names_below(xml_root, (".xml",))}
-    pairs = [(file, xmls.get(stem) or xmls.get(os.path.basename(stem))) for file in files for stem in [_stem(file)]]
+    times = Counter(map(os.path.basename, xmls))
+    alone = {base: name for stem, name in xmls.items() for base in [os.path.basename(stem)] if times[base] == 1}
+    pairs = [
+        (file, xmls.get(stem) or (xmls if os.path.dirname(stem) else alone).get(os.path.basename(stem)))
+        for file in files
+        for stem in [_stem(file)]
+    ]
     annotated = [(file, xml) for file, xml in pairs if xml is not None]
     records = read_records(
         [os.path.join(image_root, file) for file, _ in annotated],
@@ -122,7 +132,7 @@ def _listed(everything: Sequence[str], path: str | os.PathLike[str]) -> list[str
     by_name |= {name: file for base, file in alone for name in (base, _stem(base))}
     lines = [name for name, _ in read_list(path) if name != "ImageId"]  # the head of Kaggle's LOC_val_solution.csv
     if all(name.isdecimal() and name not in by_name for name in lines):
-        by_name = {str(number): file for number, file in enumerate(everything, 1)}
+        by_name = {str(number): file for number, file in enumerate(sorted(everything, key=os.path.basename), 1)}
     missing = [name for name in lines if name not in by_name]
     if missing:
         found = f"{len(missing)} of {len(lines)} names are no image there: {listed(missing, shown=3)}"
@@ -145,9 +155,10 @@ def _classes(folder: str, image_root: str, everything: Sequence[str]) -> list[st
 
 
 def _with_boxes(found: Annotations, unannotated: str, *, wanted: int) -> Annotations:
-    """The images that have a box; tells how many have none."""
+    """The images that have a box which is not ignored; tells how many have none."""
     boxes = np.diff(found.first)
-    kept = boxes > 0
+    rows = np.repeat(np.arange(len(boxes)), boxes)
+    kept = np.bincount(rows[~found.ignore], minlength=len(boxes)) > 0
     if kept.sum() < wanted:
         reasons = f"{unannotated}, {int((~kept).sum())} without a box of their class"
         if not kept.any():
@@ -156,8 +167,10 @@ def _with_boxes(found: Annotations, unannotated: str, *, wanted: int) -> Annotat
         logger.warning("%s: %d of %d images are left out: %s", found.source, wanted - kept.sum(), wanted, reasons)
     elif not wanted:
         raise InputError(found.source, found="no images", needed="at least one image")
+    of_kept = {name: getattr(found, name)[kept[rows]] for name in ("boxes", "labels", "ignore", "areas", "box_ids")}
     return replace(
         found,
+        **of_kept,
         image_ids=np.arange(int(kept.sum())),
         files=FileNames([found.files[int(row)] for row in np.flatnonzero(kept)]),
         hw=found.hw[kept],

@@ -1,7 +1,9 @@
 """The training view of a localizer: the random 224 x 224 crops of the paper's appendix C, with the boxes in them.
 
 Scale, crop, flip and colour are drawn as :class:`resdet.datasets.views.PaperView` draws them for classification, whose
-net is fine-tuned; only crops that show no object are drawn again.
+net is fine-tuned.
+
+Differs from the paper: it tells of random crops alone; here crops that show no object are drawn again.
 """
 
 from __future__ import annotations

@@ -23,8 +23,11 @@ def draw_regions(
     """Regions of one image: positives up to their share, the rest background, at random.
 
     The class of the image is that of its first object that is not ignored; all regions are asked about it, and objects
-    of other classes are background. The objects' own boxes are candidates too (Fast R-CNN). Where background is too
-    rare, further positives take its places: an object that fills the image leaves little else.
+    of other classes are background. Where background is too rare, further positives take its places: an object that
+    fills the image leaves little else.
+
+    Differs from the paper: it names neither the share of positives, which is R-CNN's 25% here, nor the objects' own
+    boxes, which are candidates too as in Fast R-CNN.
 
     Args:
         proposals: (P, 4) for the class of the image, frame: sample. Empty boxes are left out.

@@ -19,6 +19,8 @@ from resdet.errors import InputError, nearest
 LAYOUT = "a folder with Annotations/*.xml, JPEGImages/*.jpg and ImageSets/Main/<split>.txt, as VOCdevkit/VOC2007"
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG", ".bmp", ".tif", ".tiff", ".webp")
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
+LONGEST_NAME = 100
+"""Characters of a class name. All names of a data set lie in one array, each as wide as the longest."""
 
 
 def read_voc(
@@ -163,12 +165,15 @@ def parse_xml(path: str) -> VocImage:
     """Read one annotation file of VOC's form.
 
     Raises:
-        InputError: the XML is broken, or an object has no name or no four numbers.
+        InputError: the file cannot be read, the XML is broken or of an encoding that Python's parser does not know, an
+            object has no name, one of over 100 characters, or no four numbers, or the size is none.
     """
     try:
         root = ElementTree.parse(path).getroot()
-    except ElementTree.ParseError as error:
-        raise InputError(path, found=f"broken XML: {error}", needed="a complete VOC annotation") from error
+    except (ElementTree.ParseError, ValueError, LookupError) as error:
+        raise InputError(path, found=f"broken XML: {error}", needed="a complete VOC annotation, in UTF-8") from error
+    except OSError as error:
+        raise InputError(path, found=error.strerror or error, needed="a VOC annotation") from error
     objects = root.findall("object")
     labels, boxes = [], []
     for number, item in enumerate(objects, 1):
@@ -181,6 +186,9 @@ def parse_xml(path: str) -> VocImage:
             raise InputError(f"{path}, object {number}", found=values, needed=needed) from error
         if not label:
             raise InputError(f"{path}, object {number}", found="no <name>", needed="the name of its class")
+        if len(label) > LONGEST_NAME:
+            found = f"a <name> of {len(label)} characters: {label[:20]}..."
+            raise InputError(f"{path}, object {number}", found=found, needed=f"{LONGEST_NAME} or fewer")
         labels.append(label)
         boxes.append(values)
     difficult = [(item.findtext("difficult") or "0").strip() not in ("0", "") for item in objects]
@@ -188,4 +196,6 @@ def parse_xml(path: str) -> VocImage:
         hw = (int(float(root.findtext("size/height") or 0)), int(float(root.findtext("size/width") or 0)))
     except (ValueError, OverflowError) as error:
         raise InputError(path, found="a <size> that is not a number", needed="height and width") from error
+    if not all(0 <= side < 2**31 for side in hw):
+        raise InputError(path, found=f"a <size> of height {hw[0]} and width {hw[1]}", needed="pixels, or 0: not known")
     return VocImage((root.findtext("filename") or "").strip(), hw, labels, boxes, difficult)

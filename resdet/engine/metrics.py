@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.dist import broadcast_object_list
+from mmengine.dist import all_reduce, broadcast_object_list
 from mmengine.evaluator import BaseMetric
 from torch import Tensor
 
@@ -175,19 +175,25 @@ class ClassificationMetric(BaseMetric):
 
 
 class LocalizationMetric(BaseMetric):
-    """Localization errors as fractions, of the true class or of predicted ones; and ``loc/right``, for the best."""
+    """Localization errors as fractions, of the true class or of predicted ones; and ``loc/right``, for the best.
+
+    Of k predicted classes there are the errors of the first pair and of all k, of five at most: ``loc/top1_error`` and
+    ``loc/top3_error`` for three. Where k is the number of classes, only those of the first.
+    """
 
     default_prefix = ""
     higher_is_better = "loc/right"
 
     def __init__(self, classes: Sequence[str]) -> None:
         super().__init__()
-        self.report = LocalizationErrors(ks=(1, 5) if len(classes) > 5 else (1,))
+        self.report = LocalizationErrors(ks=range(1, min(5, len(classes)) + 1))
+        self.classes, self.pairs = len(classes), 0
 
     def process(self, data_batch: Any, data_samples: Sequence[tuple]) -> None:
         """Count the images of a batch."""
         for truth_box, pairs, target in data_samples:
             self.report.update(truth_box, pairs, target)
+            self.pairs = max(self.pairs, len(pairs.labels) if pairs is not None else 0)
 
     def evaluate(self, size: int) -> dict[str, float]:
         """Figures over all processes, which have seen ``size`` images together."""
@@ -195,7 +201,13 @@ class LocalizationMetric(BaseMetric):
         self.report.counts.zero_()
         if figures["images"] != size:
             raise RuntimeError(f"{figures['images']} of {size} images were seen")
-        names = ("loc/gt_class_error", "loc/top5_error", "loc/top1_error")
+        pairs = torch.tensor(self.pairs)
+        all_reduce(pairs, "max")  # a process may have seen no image
+        self.pairs, top = 0, min(int(pairs), self.report.ks[-1])
+        ks = {1, top if top < self.classes else 1}
+        other = {f"{kind}/top{k}_error" for kind in ("loc", "cls") for k in self.report.ks if k not in ks}
+        figures = {name: figure for name, figure in figures.items() if name not in other}
+        names = ("loc/gt_class_error", f"loc/top{max(ks)}_error")
         error = next(figures[name] for name in names if name in figures)
         return {**figures, "loc/right": 1 - error}
 

@@ -2,6 +2,7 @@
 
 Each file holds those of :data:`SHARD` images. The folder's name tells the net, the settings and the images that they
 are of, so proposals of others are never taken for them, and what a stopped run has written is not computed again.
+Folders of earlier first stages stay beside the checkpoint until someone deletes them, which does no harm.
 """
 
 from __future__ import annotations
@@ -37,6 +38,9 @@ SHARD = 256
 class StoredProposals(Sequence[np.ndarray]):
     """(P, 4) float32 xyxy of each image, frame: original; mapped files, whose pages processes share.
 
+    All are checked at once. A process that it is sent to, as a loader's worker, is sent the paths alone and maps each
+    file when it first needs it.
+
     Args:
         paths: the files in order.
         images: number of them in all.
@@ -46,17 +50,12 @@ class StoredProposals(Sequence[np.ndarray]):
     """
 
     def __init__(self, paths: Sequence[Path], images: int) -> None:
-        self._images, self._shards = images, []
-        for number, path in enumerate(paths):
-            rows = min(SHARD, images - number * SHARD)
-            try:
-                shard = np.load(path, mmap_mode="r", allow_pickle=False)
-                found = None if shard.ndim == 3 and shard.shape[::2] == (rows, 4) else f"an array {shard.shape}"
-            except (ValueError, OSError, EOFError) as error:
-                found = f"{type(error).__name__}: {error}"
-            if found:
-                raise InputError(path, found=found, needed=f"the proposals of {rows} images; delete the file")
-            self._shards.append(shard)
+        self._paths, self._images, self._mapped = list(paths), images, {}
+        for number in range(len(paths)):
+            self._shard(number)
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_mapped": {}}  # a map would be sent as all its content
 
     def __len__(self) -> int:
         return self._images
@@ -64,7 +63,20 @@ class StoredProposals(Sequence[np.ndarray]):
     def __getitem__(self, index: int) -> np.ndarray:
         if not 0 <= index < self._images:
             raise IndexError(index)
-        return self._shards[index // SHARD][index % SHARD]
+        return self._shard(index // SHARD)[index % SHARD]
+
+    def _shard(self, number: int) -> np.ndarray:
+        if number not in self._mapped:
+            path, rows = self._paths[number], min(SHARD, self._images - number * SHARD)
+            try:
+                shard = np.load(path, mmap_mode="r", allow_pickle=False)
+                found = None if shard.ndim == 3 and shard.shape[::2] == (rows, 4) else f"an array {shard.shape}"
+            except (ValueError, OSError, EOFError) as error:
+                found = f"{type(error).__name__}: {error}"
+            if found:
+                raise InputError(path, found=found, needed=f"the proposals of {rows} images; delete the file")
+            self._mapped[number] = shard
+        return self._mapped[number]
 
 
 def training_proposals(config: Config, data: Annotations) -> StoredProposals:
@@ -75,13 +87,17 @@ def training_proposals(config: Config, data: Annotations) -> StoredProposals:
         data: the training images.
 
     Raises:
-        InputError: the checkpoint is missing, or not of a first stage for these classes; a file is damaged.
+        InputError: the checkpoint is missing, or not of a first stage for these classes; a file is damaged or cannot
+            be written.
     """
     net = first_stage_of(config, data.classes)
     settings = read_settings(config, "test")
     first = Path(read_settings(config, "regions").first)
     folder = first.parent / f"proposals_{_identity(first, settings, data)}"
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(folder, found=error.strerror or error, needed="a folder that can be written") from error
     paths = [folder / f"{number:06d}.npy" for number in range(-(-len(data) // SHARD))]
     missing = [number for number, path in enumerate(paths) if not path.exists()]
     mine = [number for number in missing if number % distributed.world_size() == distributed.rank()]

@@ -1,4 +1,8 @@
-"""Localizers from scalars. Configs name these functions."""
+"""Localizers from scalars. Configs name these functions.
+
+Differs from the paper: it tells neither the sizes of the anchors, chosen for crops of 224 here, nor what becomes of BN
+in fine-tuning, which is a constant here as in the paper's detectors.
+"""
 
 from __future__ import annotations
 

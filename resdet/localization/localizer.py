@@ -81,6 +81,9 @@ class PerClassLocalizer(nn.Module):
     def candidates(self, images: Sequence[Tensor], classes: Sequence[Tensor], look: Look) -> list[ClassBoxes]:
         """The box of every anchor for each class asked for, in the order of the anchors.
 
+        An image's answer does not depend on the others: whole images go through the net together only where they need
+        the same padding.
+
         Args:
             images: uint8 RGB (3, H, W), of any sizes.
             classes: (C,) int64 for each image, C the same in all.
@@ -96,16 +99,21 @@ class PerClassLocalizer(nn.Module):
         asked = stack_classes(classes, len(images), self.num_classes)
         batch = self.preprocess(images, look.side)
         windows = [look.window(hw) for hw in batch.input_hw]
-        pixels = batch.pixels if look.crop is None else _cut(batch.pixels, windows, look.crop)
-        feature = self.backbone(pixels)[-1]
-        logits, deltas = self.rpn(feature, asked.to(feature.device))
-        boxes = box_ops.decode(deltas, self.rpn.anchors([feature])[0])
-        grid = (*feature.shape[2:], -1)
-        boxes, scores = boxes.unflatten(2, grid), logits.float().sigmoid().unflatten(2, grid)
-        return [
-            self._in_original(boxes[n], scores[n], labels.to(boxes.device), windows[n], batch, n)
-            for n, labels in enumerate(asked)
-        ]
+        if look.crop is None:
+            groups = _alike(batch, self.preprocess.multiple)
+        else:
+            groups = [(range(len(images)), _cut(batch.pixels, windows, look.crop))]
+        found = {}
+        for rows, pixels in groups:
+            feature = self.backbone(pixels)[-1]
+            labels = torch.stack([asked[n] for n in rows]).to(feature.device, non_blocking=True)
+            logits, deltas = self.rpn(feature, labels)
+            boxes = box_ops.decode(deltas, self.rpn.anchors([feature])[0])
+            grid = (*feature.shape[2:], -1)
+            boxes, scores = boxes.unflatten(2, grid), logits.float().sigmoid().unflatten(2, grid)
+            for row, n in enumerate(rows):
+                found[n] = self._in_original(boxes[row], scores[row], labels[row], windows[n], batch, n)
+        return [found[n] for n in range(len(images))]
 
     @torch.no_grad()
     def predict(
@@ -126,8 +134,10 @@ class PerClassLocalizer(nn.Module):
         rows, columns = (-(-length // stride) for length in seen_hw)  # an anchor centres on the corner of its cell
         boxes, scores = boxes[:, :rows, :columns].flatten(1, 3), scores[:, :rows, :columns].flatten(1, 3)
         original_hw = batch.sample_hw[n]
-        boxes = box_ops.scale(boxes + boxes.new_tensor((left, top) * 2), batch.input_hw[n], original_hw)
-        boxes = box_ops.clip(boxes, boxes.new_tensor(original_hw[::-1] * 2))
+        numbers = torch.tensor([(left, top) * 2, original_hw[::-1] * 2], dtype=boxes.dtype)
+        corner, limits = numbers.to(boxes.device, non_blocking=True)
+        boxes = box_ops.scale(boxes + corner, batch.input_hw[n], original_hw)
+        boxes = box_ops.clip(boxes, limits)
         empty = ((boxes[..., 2:] - boxes[..., :2]) < MIN_SIDE).any(-1)
         return ClassBoxes(labels, boxes, scores.masked_fill(empty, 0))
 
@@ -148,6 +158,16 @@ def stack_classes(classes: Sequence[Tensor], images: int, num_classes: int) -> T
         found = f"{int(asked.min())} .. {int(asked.max())}"
         raise InputError(where, found=found, needed=f"int64 in [0, {num_classes})")
     return asked
+
+
+def _alike(batch: ImageBatch, multiple: int) -> list[tuple[list[int], Tensor]]:
+    """The images of a batch in groups that need the same padding, with no more than that: their numbers and pixels."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for n, hw in enumerate(batch.input_hw):
+        groups.setdefault(tuple(-(-length // multiple) * multiple for length in hw), []).append(n)
+    pixels = (torch.stack([batch.pixels[n, :, :h, :w] for n in rows]) for (h, w), rows in groups.items())
+    laid = [part.contiguous(memory_format=torch.channels_last) for part in pixels]
+    return list(zip(groups.values(), laid, strict=True))
 
 
 def _cut(pixels: Tensor, windows: Sequence[tuple[int, int, int, int]], side: int) -> Tensor:

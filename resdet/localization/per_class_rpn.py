@@ -77,6 +77,9 @@ class PerClassRPN(nn.Module):
         The class of an image is that of its first object that is not ignored; objects of other classes are background.
         An image without such an object tells no class, and gives no loss.
 
+        Differs from the paper: it has positives and background 1:1; where positives are fewer, as with the one or two
+        anchors of most objects, background takes their places as in Ren's RPN.
+
         Args:
             feature: (N, D, H, W).
             targets: ground truth, frame: input.

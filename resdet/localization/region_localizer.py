@@ -50,13 +50,7 @@ class RegionLocalizer(nn.Module):
 
     def warp(self, image: Tensor, boxes: Tensor) -> Tensor:
         """Normalised (R, 3, side, side) regions of a uint8 RGB (3, H, W) image, cut at (R, 4) boxes of its frame."""
-        mean, std = self.preprocess.mean, self.preprocess.std
-        pixels = ((image.to(mean.device, non_blocking=True).float() - mean) / std)[None]
-        rois = F.pad(boxes.to(pixels), (1, 0))
-        # Without a number of samples RoIAlign takes one for each pixel of the image: the mean over a bin's area is what
-        # keeps a region that shrinks from aliasing, and a region that grows is interpolated.
-        warped = torchvision.ops.roi_align(pixels, rois, self.side, sampling_ratio=0, aligned=True)
-        return warped.contiguous(memory_format=torch.channels_last)
+        return self._cut(self._normalised(image), boxes)
 
     def forward(self, regions: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
         """(R, 3, side, side) warped regions and the (R,) class of each to (R,) logits and (R, 4) deltas."""
@@ -101,13 +95,25 @@ class RegionLocalizer(nn.Module):
         """The best of the rescored proposals of each class; with ``vote``, placed by its neighbours too."""
         return best(self.rescore(images, proposals), vote=vote)
 
+    def _normalised(self, image: Tensor) -> Tensor:
+        """(1, 3, H, W) float."""
+        mean, std = self.preprocess.mean, self.preprocess.std
+        return ((image.to(mean.device, non_blocking=True).float() - mean) / std)[None]
+
+    def _cut(self, pixels: Tensor, boxes: Tensor) -> Tensor:
+        rois = F.pad(boxes.to(pixels), (1, 0))
+        # Without a number of samples RoIAlign takes one for each pixel of the image: the mean over a bin's area is what
+        # keeps a region that shrinks from aliasing, and a region that grows is interpolated.
+        warped = torchvision.ops.roi_align(pixels, rois, self.side, sampling_ratio=0, aligned=True)
+        return warped.contiguous(memory_format=torch.channels_last)
+
     def _rescore(self, image: Tensor, given: ClassBoxes) -> ClassBoxes:
         device = self.preprocess.mean.device
         boxes = given.boxes.to(device).flatten(0, 1)
         classes = given.labels.to(device).repeat_interleave(given.boxes.shape[1])
-        size = max(1, PIXELS_AT_ONCE // self.side**2)
+        size, pixels = max(1, PIXELS_AT_ONCE // self.side**2), self._normalised(image)
         parts = [
-            self(self.warp(image, some), of_some)
+            self(self._cut(pixels, some), of_some)
             for some, of_some in zip(boxes.split(size), classes.split(size), strict=True)
         ]
         logits, deltas = (torch.cat(column) for column in zip(*parts, strict=True))

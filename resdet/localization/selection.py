@@ -47,6 +47,9 @@ def best(candidates: Sequence[ClassBoxes], *, vote: float | None = None) -> list
 def propose_best(candidates: ClassBoxes, *, count: int, nms_iou: float) -> ClassBoxes:
     """The proposals of each class: what survives NMS, best first; then, to fill the number, the best of the rest.
 
+    Differs from the paper: it takes the 200 of highest score and tells of no NMS; here those that overlap a better one
+    by more than 0.7, the RPN's limit, come last.
+
     Args:
         candidates: of one image.
         count: P at most; always so many where there are as many candidates, so no row is padding.

@@ -129,6 +129,17 @@ def test_missing_things(root):
     (root / "Data/DET/val/ILSVRC2013_val_00000003.JPEG").unlink()
     with pytest.raises(InputError, match=r"1 of 1 images are missing; first: val/ILSVRC2013_val_00000003"):
         read_imagenet_det(root=root, splits=("val2",))
-    write_list(root, "val2", "ILSVRC2013_val_00000009")
+    write_list(root, "val2", "ILSVRC2013_val_00000001", "ILSVRC2013_val_00000009")  # neither image nor annotation
+    with pytest.raises(InputError, match=r"1 of 2 images are missing; first: val/ILSVRC2013_val_00000009"):
+        read_imagenet_det(root=root, splits=("val2",))
+    write_list(root, "val2", "ILSVRC2013_train_extra0/ILSVRC2013_train_00000001")
     with pytest.raises(InputError, match="no images"):
         read_imagenet_det(root=root, splits=("val2",))
+
+
+@pytest.mark.parametrize("outside", [False, True])
+def test_names_stay_in_the_folder(root, outside):
+    name = str(root / "Data/DET/val/ILSVRC2013_val_00000001") if outside else "../train/../val/ILSVRC2013_val_00000001"
+    write_list(root, "mine", name)
+    with pytest.raises(InputError, match=rf"the name '{name}'\n.*without \.\."):
+        read_imagenet_det(root=root, splits=("mine",))

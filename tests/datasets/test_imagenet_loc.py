@@ -11,14 +11,14 @@ from resdet.datasets.imagenet_loc import read_imagenet_loc
 from resdet.errors import InputError
 
 
-def add(root, name, *objects, split="train", size=(20, 10), file_size=(20, 10), xml=True):
+def add(root, name, *objects, split="train", size=(20, 10), file_size=(20, 10), xml=True, difficult=0):
     """An image of (width, height) and its annotation file."""
     picture, note = (root / part / "CLS-LOC" / split / name for part in ("Data", "Annotations"))
     for path in (picture, note):
         path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", file_size).save(f"{picture}.JPEG")
     things = "".join(
-        f"<object><name>{label}</name><bndbox><xmin>{x1}</xmin><ymin>{y1}</ymin><xmax>{x2}</xmax><ymax>{y2}</ymax></bndbox></object>"
+        f"<object><name>{label}</name><difficult>{difficult}</difficult><bndbox><xmin>{x1}</xmin><ymin>{y1}</ymin><xmax>{x2}</xmax><ymax>{y2}</ymax></bndbox></object>"
         for label, x1, y1, x2, y2 in objects
     )
     if xml:
@@ -55,8 +55,8 @@ def test_by_hand(root, caplog):
 
 
 def test_labels_are_those_of_the_classification_folders(root):
-    index = read_folder(root / "Data/CLS-LOC", "train") if not (root / "Data/CLS-LOC/val").is_dir() else None
-    assert index is None  # a flat val folder is no folder-per-class set
+    with pytest.raises(InputError, match="val"):  # a flat folder is no folder-per-class set
+        read_folder(root / "Data/CLS-LOC", "val")
     a = read_imagenet_loc(root=root.parent, split="val")  # the folder above is fine too
     assert a.classes == ("n01", "n02") and a.labels.tolist() == [1, 0]
     assert list(a.files) == ["ILSVRC2012_val_00000001.JPEG", "ILSVRC2012_val_00000002.JPEG"]
@@ -100,6 +100,38 @@ def test_lists(root, tmp_path):
     black.write_text("\n")
     with pytest.raises(InputError, match="no names"):
         read_imagenet_loc(root=root, blacklist=black)
+
+
+def test_numbers_count_names_without_their_folders(root, tmp_path):
+    for name, number in (("n01", 1), ("n02", 2), ("n01", 3)):  # by folder the order would be 1, 3, 2
+        add(root, f"{name}/v_{number}", (name, 1, 1, 4, 4), split="sorted")
+    black = tmp_path / "black.txt"
+    black.write_text("3\n")
+    assert list(read_imagenet_loc(root=root, split="sorted", blacklist=black).files) == ["n01/v_1.JPEG", "n02/v_2.JPEG"]
+    listed = tmp_path / "listed.txt"
+    listed.write_text("v_2\nv_3\n")  # numbers count all images, not those that are read
+    how = {"root": root, "split": "sorted", "image_list": listed, "blacklist": black}
+    assert list(read_imagenet_loc(**how).files) == ["n02/v_2.JPEG"]
+
+
+def test_difficult_boxes_do_not_count(root, caplog):
+    add(root, "n01/n01_0", ("n01", 1, 1, 4, 4), ("n01", 2, 2, 6, 6), difficult=1)
+    a = read_imagenet_loc(root=root)
+    assert list(a.files) == ["n01/n01_1.JPEG", "n02/n02_1.JPEG"] and not a.ignore.any()
+    np.testing.assert_array_equal(a.boxes, np.float32([[3, 4, 20, 7], [0, 0, 20, 10], [2, 3, 6, 8]]))
+    assert a.first.tolist() == [0, 1, 3] and len(a.labels) == len(a.areas) == len(a.box_ids) == 3
+    assert "2 of 4 images are left out: 1 without an annotation file, 1 without a box" in caplog.text
+
+
+def test_flat_images_with_annotation_files_in_folders(root):
+    notes = root / "Annotations/CLS-LOC/val"
+    for name, number in (("n02", 1), ("n01", 2)):
+        (notes / name).mkdir()
+        (notes / f"ILSVRC2012_val_0000000{number}.xml").rename(notes / name / f"ILSVRC2012_val_0000000{number}.xml")
+    assert read_imagenet_loc(root=root, split="val").labels.tolist() == [1, 0]
+    other = notes / "n01/ILSVRC2012_val_00000001.xml"  # a name in two folders is nobody's
+    other.write_text((notes / "n02/ILSVRC2012_val_00000001.xml").read_text())
+    assert list(read_imagenet_loc(root=root, split="val").files) == ["ILSVRC2012_val_00000002.JPEG"]
 
 
 def test_classes(root):
@@ -170,11 +202,39 @@ def test_kept_records(root, monkeypatch, caplog):
         np.testing.assert_array_equal(getattr(first, name), getattr(again, name))
     add(root, "n01/n01_2", ("n01", 1, 1, 2, 2))  # the folder has changed
     assert len(read_imagenet_loc(root=root)) == 3
+    with np.load(kept) as file:
+        good = dict(file)
+    for name, wrong in (
+        ("boxes", good["boxes"].astype(np.float32)),
+        ("boxes", good["boxes"][:, :3]),
+        ("names", good["names"][1:]),
+        ("difficult", good["difficult"].astype(np.int64)),
+        ("hw", good["hw"] * 0),
+        ("hw", good["hw"][1:]),
+        ("rows", good["rows"][::-1]),
+        ("rows", good["rows"] + 1),
+        ("names", np.arange(len(good["names"]))),
+    ):
+        np.savez(kept, **{**good, name: wrong})
+        read_imagenet_loc(root=root)
+        with np.load(kept) as file:  # read and written anew
+            np.testing.assert_array_equal(file[name], good[name], err_msg=name, strict=True)
     kept.write_bytes(b"cut")
     assert len(read_imagenet_loc(root=root)) == 3
     kept.unlink()
     kept.mkdir()  # cannot be written
     assert len(read_imagenet_loc(root=root)) == 3
+
+
+def test_another_version_is_not_believed(root, monkeypatch):
+    monkeypatch.setattr(ilsvrc, "KEPT_FROM", 1)
+    read_imagenet_loc(root=root)
+    monkeypatch.setattr(ilsvrc, "VERSION", ilsvrc.VERSION + 1)
+    calls, parse = [], ilsvrc.parse_xml
+    monkeypatch.setattr(ilsvrc, "parse_xml", lambda path: (calls.append(path), parse(path))[1])
+    for _ in range(2):
+        read_imagenet_loc(root=root)
+    assert len(calls) == 2  # of two files, once
 
 
 def test_missing_things(root, tmp_path):
@@ -188,6 +248,10 @@ def test_missing_things(root, tmp_path):
     (root / "Annotations/CLS-LOC/train/n01/n01_1.xml").write_text("<annotation>")
     with pytest.raises(InputError, match=r"n01_1\.xml\n.*broken XML"):
         read_imagenet_loc(root=root)
+    note = root / "Annotations/CLS-LOC/val/ILSVRC2012_val_00000001.xml"
+    note.write_text(note.read_text().replace("<height>10", "<height>-10"))
+    with pytest.raises(InputError, match=r"val_00000001\.xml\n.*height -10 and width 20"):
+        read_imagenet_loc(root=root, split="val")
     for path in (root / "Annotations/CLS-LOC/val").iterdir():
         path.unlink()
     with pytest.raises(InputError, match="no image with a box: of 2 2 without an annotation file"):

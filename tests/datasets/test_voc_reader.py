@@ -147,9 +147,21 @@ def test_unknown_class_name(root):
         (f"<annotation>{thing('cat', 1, 2, 3, 4).replace('ymax', 'top')}</annotation>", r"object 1\n.*None"),
         (f"<annotation>{thing('', 1, 2, 3, 4)}</annotation>", r"object 1\n.*no <name>"),
         ("<annotation><size><width>wide</width><height>1</height></size></annotation>", "not a number"),
+        ("<annotation><size><width>-2</width><height>1</height></size></annotation>", "height 1 and width -2"),
+        ("<annotation><size><width>4e9</width><height>1</height></size></annotation>", "width 4000000000"),
+        ('<?xml version="1.0" encoding="no-such"?><annotation/>', "broken XML: unknown encoding"),
+        ('<?xml version="1.0" encoding="gb18030"?><annotation/>', "broken XML: multi-byte"),
+        (f"<annotation>{thing('c' * 101, 1, 2, 3, 4)}</annotation>", r"object 1\n.*101 characters: cccc"),
     ],
 )
 def test_broken_annotation(root, body, message):
     (root / "Annotations/000003.xml").write_text(body)
     with pytest.raises(InputError, match=r"000003\.xml(.|\n)*" + message):
+        read_voc([(root, "test")])
+
+
+def test_an_annotation_that_is_no_file(root):
+    (root / "Annotations/000003.xml").unlink()
+    (root / "Annotations/000003.xml").mkdir()
+    with pytest.raises(InputError, match=r"000003\.xml\n.*directory"):
         read_voc([(root, "test")])

@@ -26,13 +26,13 @@ class Brightness(nn.Module):
         return [F.avg_pool2d(light, SIDE, stride=STRIDE)[..., : pixels.shape[2] // STRIDE, : pixels.shape[3] // STRIDE]]
 
 
-def bright_localizer(crop: int = 96) -> PerClassLocalizer:
+def bright_localizer(crop: int = 96, multiple: int = STRIDE) -> PerClassLocalizer:
     """Says of class 0 that it is where the image is bright, of class 1 that it is where it is dark."""
     rpn = PerClassRPN(1, 2, Anchors([(SIDE,)], [STRIDE], ratios=(1.0,)))
     with torch.no_grad():
         rpn.objectness.weight.copy_(torch.tensor([3.0, -3]).view(2, 1, 1, 1))
         rpn.deltas.weight.zero_()
-    return PerClassLocalizer(Preprocess(crop, 16 * crop, antialias=True, multiple=STRIDE), Brightness(), rpn).eval()
+    return PerClassLocalizer(Preprocess(crop, 16 * crop, antialias=True, multiple=multiple), Brightness(), rpn).eval()
 
 
 def image_with(box: tuple[int, int, int, int], hw: tuple[int, int]) -> Tensor:
@@ -85,12 +85,46 @@ def test_unequal_ratios_of_the_axes_are_exact():
 
 
 def test_anchors_of_the_padding_are_left_out():
-    net = bright_localizer(crop=32)
+    net = bright_localizer(crop=32, multiple=64)
     images = [torch.full((3, 32, 48), 100, dtype=torch.uint8), torch.full((3, 80, 32), 100, dtype=torch.uint8)]
     found = net.candidates(images, [torch.tensor([1, 0])] * 2, Look(32))
     assert [tuple(f.boxes.shape) for f in found] == [(2, 2 * 3, 4), (2, 5 * 2, 4)]
     # Padding is dark: without the mask class 1 would be there. Zero after normalisation is the mean colour.
     assert (found[0].boxes[..., 2] <= 48).all() and (found[1].boxes[..., 3] <= 80).all()
+
+
+class Edges(nn.Module):
+    """One map of stride 16 whose every cell sees the whole batch's frame."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = []
+
+    def forward(self, pixels: Tensor) -> list[Tensor]:
+        self.seen.append(tuple(pixels.shape))
+        rows, columns = (torch.arange(length // STRIDE) for length in pixels.shape[2:])
+        return [F.avg_pool2d(pixels.mean(1, keepdim=True), STRIDE) + (rows.flip(0)[:, None] + columns.flip(0)) / 9]
+
+
+def test_an_answer_does_not_depend_on_the_batch():
+    net, asked = bright_localizer(crop=32), torch.tensor([1, 0])
+    net.backbone = Edges()
+    images = [
+        image_with((1, 2, 9, 20), (32, 47)),
+        image_with((5, 20, 30, 70), (80, 32)),
+        image_with((9, 9, 30, 30), (32, 48)),
+    ]
+    found = net.candidates(images, [asked] * 3, Look(32))
+    assert net.backbone.seen == [(2, 3, 32, 48), (1, 3, 80, 32)]  # 47 and 48 need the same padding
+    for image, answer in zip(images, found, strict=True):
+        assert_close(answer, net.candidates([image], [asked], Look(32))[0])
+
+
+def test_nothing_waits_for_the_numbers_of_a_window(monkeypatch):
+    monkeypatch.setattr(Tensor, "new_tensor", None, raising=False)  # for which a GPU would have to be waited
+    net = bright_localizer()
+    (found,) = net.candidates([image_with((1, 1, 9, 9), (96, 120))], [torch.tensor([0])], Look(110, 96))
+    assert found.boxes.shape[1] == 36
 
 
 def test_each_class_has_its_own_box():

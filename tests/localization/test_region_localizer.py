@@ -133,9 +133,11 @@ def test_rescoring_is_that_of_a_loop(monkeypatch):
     net, images = colour_net().eval(), [noise(10, 30), noise(30, 10, seed=1)]
     passes = []
     net.net.register_forward_hook(lambda module, inputs, output: passes.append(len(output)))
+    normalised, once = [], net._normalised
+    monkeypatch.setattr(net, "_normalised", lambda image: (normalised.append(image), once(image))[1])
     given = [proposals([2, 0], 5, seed=0), proposals([1, 1], 5, seed=1)]
     found = net.rescore(images, given)
-    assert passes == [3, 3, 3, 1] * 2
+    assert passes == [3, 3, 3, 1] * 2 and len(normalised) == 2
     for image, before, after in zip(images, given, found, strict=True):
         assert after.labels.tolist() == before.labels.tolist()
         limits = torch.tensor([image.shape[2], image.shape[1]] * 2)
