@@ -21,6 +21,6 @@ model = dict(
 regions = dict(first="work_dirs/demo_loc/last.pth", per_image=8)
 loader = dict(batch_size=8, workers=1, test_batch_size=9)
 optimizer = dict(lr=0.01, batch_size=8, clip_norm=10.0)
-schedule = dict(length=3, policy="cosine", warmup_steps=50, validate_every=3)
+schedule = dict(length=2, policy="cosine", warmup_steps=50, validate_every=2)
 run = dict(log_every=50)
 test = dict(view="dense", sides=(96, 128), proposals=20, classifier_crop=96)

@@ -29,6 +29,9 @@ def load_experiment(config: Config, checkpoint: str | Path) -> Experiment:
         InputError: the checkpoint is of another task, architecture or set of classes than config and data.
     """
     loaded = read_checkpoint(checkpoint)
+    if (task := loaded["meta"].get("task", config.task)) != config.task:
+        needed = f"one of {config.task}, as config {config.filename}"
+        raise InputError(f"checkpoint {checkpoint}", found=f"a net of {task}", needed=needed)
     if config.task == "detection":
         config = adopt(config, loaded["meta"], checkpoint)
     experiment = build_experiment(config, training=False, classes=loaded["meta"]["classes"])

@@ -87,3 +87,8 @@ def test_the_truth_as_a_results_file(det_config, tiny):
 def test_a_results_file_needs_a_detection_config(cls_config, tiny):
     with pytest.raises(InputError, match="a detection config"):
         evaluate_detections(load_config(cls_config), tiny.val)
+
+
+def test_a_checkpoint_of_another_task(cls_config, trained):
+    with pytest.raises(InputError, match=r"found:  a net of detection\n  needed: one of classification"):
+        load_experiment(load_config(cls_config), trained / "last.pth")
