@@ -287,7 +287,7 @@ def test_wrong_checkpoints(det_config, cls_config, trained, tiny, write_config, 
         ("eval", det_config, broken, str(broken)),
         ("eval", det_config, foreign, "of this program"),
         ("eval", two_classes, last, "'red'"),
-        ("eval", cls_config, last, "faster_rcnn_fpn"),
+        ("eval", cls_config, last, "a net of detection"),
         ("infer", det_config, broken, str(broken)),
     ):
         images = [tiny.images] if tool == "infer" else []

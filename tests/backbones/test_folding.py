@@ -138,6 +138,7 @@ def test_a_folded_block_takes_one_pass_for_each_convolution():
 
     names: list[str] = []
     block = fold_batchnorm(freeze_batchnorm(shaken(nn.Sequential(Bottleneck(16, 4)))))
+    x = torch.randn(1, 16, 8, 8)
     with torch.no_grad(), Seen():
-        block(torch.randn(1, 16, 8, 8))
+        block(x)
     assert names == ["mkldnn._convolution_pointwise.default"] * 2 + ["mkldnn._convolution_pointwise.binary"]

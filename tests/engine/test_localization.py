@@ -382,7 +382,7 @@ def test_training_in_two_processes(tiny_loc, tmp_path):
 
 def test_checkpoints_that_do_not_fit(tiny_loc, cls_config, trained):
     message = refused(figures_of, tiny_loc.config, tiny_loc.classifier)
-    assert "classification.build.classifier" in message and "per_class_rpn_localizer" in message
+    assert "a net of classification" in message and "one of localization" in message
     assert "region_localizer" in refused(figures_of, tiny_loc.config, tiny_loc.second)
     assert "trained with model.crop=32" in refused(figures_of, tiny_loc.config, tiny_loc.first, "model.crop=40")
     assert "model.num_classes" in refused(figures_of, tiny_loc.config, tiny_loc.first, "model.num_classes=4")
