@@ -12,6 +12,6 @@ from mmengine.config import read_base
 with read_base():
     from ._base_.coco import *
 
-from resdet.engine.predictor import from_checkpoint
+from resdet.detection.build import from_checkpoint
 
 model = dict(type=from_checkpoint)

@@ -21,15 +21,15 @@ from resdet.classification.classifier import Classifier
 from resdet.datasets.cifar import ArrayData
 from resdet.datasets.resident import ResidentDataset
 from resdet.engine import distributed
-from resdet.engine.config import load_config, read_settings
-from resdet.engine.evaluate import shown
-from resdet.engine.experiment import data_loader, read_data
-from resdet.engine.predictor import load_net
+from resdet.engine.config import load_config
+from resdet.engine.experiment import data_loader
+from resdet.engine.hooks import shown
+from resdet.engine.tasks.classification import load_classifier
 from resdet.errors import InputError
 from resdet.evaluation.report import provenance, write_json
 
 if TYPE_CHECKING:
-    from mmengine.config import Config
+    from resdet.engine.config import ExperimentConfig
 
 GRADIENT_IMAGES = 512  # four of the paper's CIFAR batches
 PATH_IMAGES = 128  # one of them
@@ -53,7 +53,7 @@ class Source(NamedTuple):
 class Images(NamedTuple):
     """A share of a data set."""
 
-    config: Config
+    config: ExperimentConfig
     data: Dataset
     batches: Iterable[tuple[Tensor, Tensor]]
     rows: list[int]
@@ -102,7 +102,7 @@ def net_lesions(source: Source, *, draws: int = 5) -> list[Path]:
     """``lesions.png`` and ``.json`` of one net, on test images."""
     images = _images(source, "test_data")
     ((_, net),) = _classifiers(source, images).items()
-    seed = read_settings(images.config, "run").seed
+    seed = images.config.run.seed
     found = lesions.measure_lesions(net, _shown(images, "lesions"), draws=draws, seed=seed)
     picture = draw(lesions.lesion_panels(found), Path(source.out) / "lesions.png")
     return [picture, _record(source, images, "lesions", {"draws": draws, **found._asdict()})]
@@ -112,7 +112,7 @@ def net_paths(source: Source, *, samples: int = 20) -> list[Path]:
     """``paths.png`` and ``.json`` of one net, on training images."""
     images = _images(source._replace(limit=source.limit or PATH_IMAGES), "train_data")
     ((_, net),) = _classifiers(source, images).items()
-    seed = read_settings(images.config, "run").seed
+    seed = images.config.run.seed
     found = paths.measure_paths(net, images.batches, samples=samples, seed=seed)
     lengths = {"mean_length": found.mean_length, "effective_length": found.effective_length}
     picture = draw(paths.path_panels(found), Path(source.out) / "paths.png")
@@ -187,13 +187,15 @@ def choose_rows(total: int, limit: int | None, *, seed: int = 0) -> list[int]:
 def _images(source: Source, section: str) -> Images:
     """Test images in test batches, or training images in training batches, on one process."""
     config = load_config(source.config, source.options)
-    if config.task != "classification":
-        raise InputError(f"config {source.config}", found=f"task = {config.task!r}", needed="a classification config")
-    data = read_data(config, section)
-    rows = choose_rows(len(data), source.limit, seed=read_settings(config, "run").seed)
-    loader = read_settings(config, "loader")
+    if config.task.name != "classification":
+        raise InputError(
+            f"config {source.config}", found=f"task = {config.task.name!r}", needed="a classification config"
+        )
+    data = config.task.test_data(config) if section == "test_data" else config.task.training_data(config)
+    rows = choose_rows(len(data), source.limit, seed=config.run.seed)
+    loader = config.loader
     if section == "train_data":
-        loader = loader._replace(test_batch_size=loader.batch_size)
+        loader = loader.updated(test_batch_size=loader.batch_size)
     return Images(config, data, data_loader(_subset(data, rows), loader), rows)
 
 
@@ -212,7 +214,7 @@ def _subset(data: Dataset, rows: list[int]) -> Dataset:
 def _classifiers(source: Source, images: Images) -> dict[str, Classifier]:
     nets = {}
     for name, path in name_paths(source.checkpoints).items():
-        net = load_net(path, images.data.classes, task="classification")
+        net = load_classifier(path, images.data.classes)
         nets[name] = net.to(distributed.device(), memory_format=torch.channels_last)
     return nets
 
@@ -231,8 +233,8 @@ def _record(source: Source, images: Images, name: str, figures: dict) -> Path:
     """The figures with where they came from."""
     named = name_paths(source.checkpoints)
     nets = {name: provenance(None, path)["checkpoint"] for name, path in named.items()}
-    seed = read_settings(images.config, "run").seed
-    origin = provenance(source.config, None, seed=seed, config_text=images.config.pretty_text)
+    seed = images.config.run.seed
+    origin = provenance(source.config, None, seed=seed, config_text=images.config.text)
     del origin["checkpoint"]
     return _write(
         Path(source.out) / f"{name}.json", {**figures, "images": len(images.rows), "checkpoints": nets, **origin}

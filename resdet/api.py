@@ -7,22 +7,21 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from mmengine.config import Config
 from PIL import Image, ImageOps
 from torch import Tensor
 
 from resdet.backbones.weights import load_exactly
 from resdet.datasets.images import read_image
-from resdet.engine.config import check_settings, describe_model, load_config
+from resdet.engine.checkpoints import check_same, read_checkpoint
+from resdet.engine.config import load_config
 from resdet.engine.experiment import build_net
-from resdet.engine.predictor import adopt, build_localizer, build_predictor, load_stage
-from resdet.engine.runner import check_same, read_checkpoint
-from resdet.engine.tasks import DetectionTask
+from resdet.engine.tasks.detection import build_predictor
+from resdet.engine.tasks.localization import build_localizer, load_stage
 from resdet.errors import InputError, nearest
 from resdet.evaluation.coco_rows import coco_results
 from resdet.evaluation.report import write_json
 from resdet.localization.localizer import PerClassLocalizer
-from resdet.localization.settings import Localization
+from resdet.localization.settings import LocalizationTest
 from resdet.structures import Detections, Localizations
 from resdet.visualize import draw_detections
 
@@ -45,7 +44,7 @@ class Detector:
         score_threshold: least score of a detection; None leaves the config's, which is chosen for evaluation (0.05).
         options: overrides of the config, as ``"model.max_per_image=20"``.
         test: how it looks at an image, as ``{"refine": 1, "vote": 0.5}``: see
-            :class:`resdet.inference.settings.Inference`.
+            :class:`resdet.inference.settings.TestSettings`.
 
     Raises:
         InputError: config or checkpoint are not as needed, or do not fit each other.
@@ -64,16 +63,16 @@ class Detector:
         options: Sequence[str] = (),
         test: Mapping[str, object] | None = None,
     ) -> None:
-        read = load_config(config, [*options, *(f"test.{k}={_plain(v)!r}" for k, v in (test or {}).items())])
-        if read.task != "detection":
-            raise InputError(f"config {config}", found=f"task = {read.task!r}", needed="a detection config")
+        read = load_config(config, options, overrides={"test": _plain_values(test or {})})
+        if read.task.name != "detection":
+            raise InputError(f"config {config}", found=f"task = {read.task.name!r}", needed="a detection config")
         loaded = read_checkpoint(checkpoint)
-        read = adopt(read, loaded["meta"], checkpoint)
-        check_same(checkpoint, loaded["meta"], model=describe_model(read))
+        read = read.task.adopted(read, loaded["meta"], checkpoint)
+        check_same(checkpoint, loaded["meta"], model=(read.describe_model(), read.model))
         self.classes: tuple[str, ...] = tuple(loaded["meta"]["classes"])
         net = build_net(read, num_classes=len(self.classes), load_init=False)
-        load_exactly(DetectionTask(net), loaded["state_dict"], source=checkpoint)
-        predictor = build_predictor(read, net, self.classes)
+        load_exactly(read.task.adapter(net), loaded["state_dict"], source=checkpoint)
+        predictor = build_predictor(net, read.test, self.classes)
         if score_threshold is not None:
             predictor.suppression = predictor.suppression._replace(score_threshold=score_threshold)
         self.device = usable_device(device)
@@ -108,7 +107,7 @@ class Localizer:
         second: checkpoint of a second stage, or several, which are averaged.
         device: ``"cpu"``, ``"cuda"``, ...; the GPU where there is one.
         test: how it looks at an image, as ``{"view": "dense", "sides": (256, 384)}``: see
-            :class:`resdet.localization.settings.Localization`.
+            :class:`resdet.localization.settings.LocalizationTest`.
 
     Raises:
         InputError: a checkpoint is missing, of another kind or for other classes; settings that make no sense.
@@ -128,11 +127,11 @@ class Localizer:
     ) -> None:
         files = {"classifiers": classifier, "second": second}
         files = {k: tuple(map(str, [v] if isinstance(v, (str, Path)) else v)) for k, v in files.items()}
-        said = {k: _plain(v) for k, v in (test or {}).items()} | {k: v for k, v in files.items() if v}
-        check_settings(Localization, said, where="Localizer", section="test")
+        said = _plain_values(test or {}) | {k: v for k, v in files.items() if v}
+        settings = LocalizationTest.read(said, where="Localizer")
         self.classes: tuple[str, ...] = tuple(read_checkpoint(checkpoint)["meta"]["classes"])
         net = load_stage(checkpoint, self.classes, PerClassLocalizer)
-        predictor = build_localizer(Config({"task": "localization", "test": said}), net, self.classes)
+        predictor = build_localizer(net, settings, self.classes)
         self.device = usable_device(device)
         self.net = predictor.to(self.device, memory_format=torch.channels_last).eval()
 
@@ -171,8 +170,12 @@ class Localizer:
         return torch.tensor([name if isinstance(name, int) else self.classes.index(name) for name in named])
 
 
+def _plain_values(said: Mapping[str, object]) -> dict[str, object]:
+    return {name: _plain(value) for name, value in said.items()}
+
+
 def _plain(value: object) -> object:
-    """A value of Python as a config writes it."""
+    """A value of Python as settings take it: numpy's numbers and paths are no types of theirs."""
     if isinstance(value, (list, tuple)):
         return tuple(map(_plain, value))
     if isinstance(value, np.generic):

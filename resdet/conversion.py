@@ -12,10 +12,11 @@ from resdet.backbones.weights import file_hash, load_exactly, publish, read_weig
 from resdet.detection import build
 from resdet.detection.convert import convert
 from resdet.detection.convert_state import Converted, Foreign, Style, check_finite
-from resdet.engine.config import describe
-from resdet.engine.runner import write_checkpoint
+from resdet.engine.calls import Call
+from resdet.engine.checkpoints import write_checkpoint
 from resdet.errors import InputError
 from resdet.labels import COCO_CLASSES, VOC_CLASSES
+from resdet.settings import arguments_of
 
 KNOWN_CLASSES = {len(names): names for names in (COCO_CLASSES, VOC_CLASSES)}
 """Class names that a count stands for, unless the file or the user tells others."""
@@ -90,7 +91,7 @@ def _write_detector(converted: Converted, out: Path, origin: dict, names: tuple[
     meta = {
         "task": "detection",
         "classes": list(classes),
-        "model": describe(builder, converted.arguments),
+        "model": Call(builder, arguments_of(builder)(**converted.arguments)).describe(),
         "converted_from": origin,
         "version": __version__,
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import statistics
 import time
 from collections.abc import Callable
@@ -10,10 +9,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from mmengine.config import Config
 
 from resdet.engine import distributed
-from resdet.engine.config import load_config, read_settings, target
+from resdet.engine.config import ExperimentConfig, load_config
 from resdet.engine.experiment import build_net
 from resdet.engine.optim import build_optimizer, in_steps
 from resdet.errors import InputError
@@ -49,13 +47,13 @@ def training_cost(path: str | Path, *, batch_size: int, runs: int = 5, amp: str 
         InputError: not a classification config, or a crop whose data set is not known.
     """
     config = load_config(path)
-    if config.task != "classification":
-        raise InputError(f"config {path}", found=f"task = {config.task!r}", needed="a classification config")
+    if config.task.name != "classification":
+        raise InputError(f"config {path}", found=f"task = {config.task.name!r}", needed="a classification config")
     side, classes = _side(config)
     net = build_net(config, num_classes=classes, load_init=False).to(distributed.device()).train()
-    settings = read_settings(config, "loader")
+    settings = config.loader
     batch = min(batch_size, settings.batch_size)
-    wrapper = build_optimizer(net, read_settings(config, "optimizer"), amp=amp, lr=1e-3)
+    wrapper = build_optimizer(net, config.optimizer, amp=amp, lr=1e-3)
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (batch, 3, side, side), dtype=torch.uint8, generator=generator)
     labels = torch.randint(0, classes, (batch,), generator=generator)
@@ -67,17 +65,15 @@ def training_cost(path: str | Path, *, batch_size: int, runs: int = 5, amp: str 
         wrapper.update_params(loss)
 
     seconds = _median_seconds(step, runs)
-    schedule = read_settings(config, "schedule")
+    schedule = config.schedule
     steps = in_steps(schedule.length, schedule, -(-IMAGES[side] // settings.batch_size))
     rate = batch / seconds
     return Cost(str(path), side, batch, rate, steps, steps * settings.batch_size / rate / 3600)
 
 
-def _side(config: Config) -> tuple[int, int]:
+def _side(config: ExperimentConfig) -> tuple[int, int]:
     """Side of the training crops, and the number of classes of the set that has such crops."""
-    function = target(config, "train_data")
-    crop = inspect.signature(function).parameters.get("crop")
-    side = 32 if crop is None else config.train_data.get("crop", crop.default)
+    side = getattr(config.train_data.settings, "crop", 32)
     if side not in IMAGES:
         needed = f"a crop of {', '.join(map(str, IMAGES))} pixels"
         raise InputError(f"config {config.filename}", found=f"train_data.crop = {side}", needed=needed)

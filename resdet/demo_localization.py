@@ -10,12 +10,14 @@ import logging
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
-
-from mmengine.config import Config
+from typing import TYPE_CHECKING, NamedTuple
 
 from resdet import cli
+
+if TYPE_CHECKING:
+    from resdet.engine.config import ExperimentConfig
 
 WORK_DIR = Path("work_dirs")
 DENSE = (96, 112, 128, 144)
@@ -61,7 +63,7 @@ class Nets(NamedTuple):
     classifiers: Sequence[str] = ()
 
 
-def measure(config: Config, nets: Nets, *, sides: Sequence[int]) -> list[Row]:
+def measure(config: ExperimentConfig, nets: Nets, *, sides: Sequence[int]) -> list[Row]:
     """Every row that the checkpoints allow.
 
     Args:
@@ -72,7 +74,8 @@ def measure(config: Config, nets: Nets, *, sides: Sequence[int]) -> list[Row]:
     Raises:
         InputError: a checkpoint is missing, of another kind or of other classes.
     """
-    from resdet.engine.evaluate import evaluate, load_experiment
+    from resdet.engine.evaluate import evaluate
+    from resdet.engine.experiment import load_experiment
 
     dense, one = {"view": "dense", "sides": tuple(sides)}, Nets(*(paths[:1] for paths in nets))
     second = {"second": tuple(one.second)}
@@ -87,7 +90,7 @@ def measure(config: Config, nets: Nets, *, sides: Sequence[int]) -> list[Row]:
             rows += [(ENSEMBLE, {**dense, **named, **joined, "classifiers": tuple(nets.classifiers)})]
     measured = []
     for rung, settings in rows:
-        asked = Config({**config.to_dict(), "test": {**config.get("test", {}), **settings}}, filename=config.filename)
+        asked = replace(config, test=config.test.updated(**settings))
         began = time.perf_counter()
         figures = evaluate(load_experiment(asked, nets.first[0]))
         names = {"gt_class": ("loc/gt_class_error",), "top5": ("loc/top5_error", "loc/top1_error")}[rung.gives]
@@ -128,7 +131,7 @@ def demo(*, members: int = 1) -> None:
     """
     from resdet.api import Localizer
     from resdet.datasets.sources import shapes_loc
-    from resdet.engine.config import load_config, read_settings
+    from resdet.engine.config import load_config
     from resdet.engine.train import train
     from resdet.evaluation.report import provenance, write_json
 
@@ -165,16 +168,16 @@ def demo(*, members: int = 1) -> None:
     )
     note = f"`make demo-loc`: {total / 60:.1f} minutes in all, {len(shapes_loc(split='val'))} images"
     (out / "table.md").write_text(f"{table}\n\n{note}\n")
-    record = provenance(config.filename, nets.first[0], seed=read_settings(config, "run").seed)
+    record = provenance(config.filename, nets.first[0], seed=config.run.seed)
     write_json(out / "table.json", {"rows": rows, "nets": nets, "sides": DENSE, "seconds": seconds, **record})
     say(f"{table}\n\n{total / 60:.1f} minutes\n{out}/table.md, table.json and localizations.png")
 
 
 def _proposals(configs: Path) -> int:
     """Of the second stage's config, so that the table tests it as it was trained."""
-    from resdet.engine.config import load_config, read_settings
+    from resdet.engine.config import load_config
 
-    return read_settings(load_config(configs / "demo_loc_rcnn.py"), "test").proposals
+    return load_config(configs / "demo_loc_rcnn.py").test.proposals
 
 
 def draw_answers(localizer, annotations, path: Path, *, images: int = 12) -> None:

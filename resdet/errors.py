@@ -18,6 +18,7 @@ class InputError(ValueError):
     """
 
     def __init__(self, where: object, *, found: object = None, needed: object = None) -> None:
+        self.where, self.found, self.needed = str(where), found, needed
         if found is None and needed is None:  # how torch raises anew what a loader process raised: one text, traced
             super().__init__(str(where).rpartition("InputError: ")[2].strip())
         else:

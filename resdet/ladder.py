@@ -12,23 +12,22 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from mmengine.config import Config
 
 from resdet.backbones.folding import fold_batchnorm
 from resdet.datasets.detection import DetectionDataset
 from resdet.detection.faster_rcnn import FasterRCNN
 from resdet.engine import distributed
-from resdet.engine.config import read_settings
-from resdet.engine.evaluate import shown
-from resdet.engine.experiment import data_loader, read_data
+from resdet.engine.checkpoints import read_checkpoint
+from resdet.engine.config import ExperimentConfig
+from resdet.engine.experiment import data_loader
+from resdet.engine.hooks import shown
 from resdet.engine.metrics import CocoMetric
 from resdet.engine.optim import autocast
-from resdet.engine.predictor import load_net
-from resdet.engine.runner import read_checkpoint
+from resdet.engine.tasks.detection import load_detector
 from resdet.errors import InputError
 from resdet.evaluation.coco import SIZE_BOUNDS
 from resdet.inference.predictor import Predictor
-from resdet.inference.settings import PAPER_SCALES, Inference
+from resdet.inference.settings import PAPER_SCALES, TestSettings
 from resdet.inference.stages import Stages
 
 REFINED = {"refine": 1, "vote": 0.5, "nms_iou": 0.3}
@@ -80,7 +79,7 @@ class Row(NamedTuple):
 
 
 def climb(
-    config: Config,
+    config: ExperimentConfig,
     baseline: Sequence[str],
     *,
     context: Sequence[str] = (),
@@ -115,33 +114,33 @@ def climb(
     joined = [known[path] if path in known else _load(path, classes) for path in ensemble]
     joined = joined or (last if len(last) > 1 else [])
 
-    settings = read_settings(config, "test")
+    settings = config.test
     if settings.ensemble:
         raise InputError("test.ensemble", found=settings.ensemble, needed="--ensemble: it is a row of its own")
-    refined = settings._replace(**REFINED)
-    pyramid = refined._replace(scales=tuple(scales))
+    refined = settings.updated(**REFINED)
+    pyramid = refined.updated(scales=tuple(scales))
     rows = [(RUNGS[0], [[net] for net in plain], settings), (RUNGS[1], [[net] for net in plain], refined)]
     rows += [(RUNGS[2], [[net] for net in wider], refined)] if wider else []
     rows += [(RUNGS[3], [[net] for net in last], pyramid)]
     rows += (
         [(RUNGS[4]._replace(name=f"ensemble of {len(joined)} (paper: test-dev)"), [joined], pyramid)] if joined else []
     )
-    data = read_data(config, "test_data", classes=classes)
+    data = config.task.test_data(config, classes)
     metrics = [[CocoMetric(data.annotations, size_bounds=size_bounds) for _ in teams] for _, teams, _ in rows]
     return _measure(config, data, rows, metrics, group)
 
 
 def _measure(
-    config: Config,
+    config: ExperimentConfig,
     data: DetectionDataset,
-    rows: Sequence[tuple[Rung, list[list[FasterRCNN]], Inference]],
+    rows: Sequence[tuple[Rung, list[list[FasterRCNN]], TestSettings]],
     metrics: list[list[CocoMetric]],
     group: Sequence[str],
 ) -> list[Row]:
     """One pass over the data."""
     predictors = [[Predictor(nets, settings).eval() for nets in teams] for _, teams, settings in rows]
-    amp = read_settings(config, "run").amp
-    loader = data_loader(data, read_settings(config, "loader"))
+    amp = config.run.amp
+    loader = data_loader(data, config.loader)
     for images, targets in shown(loader, len(loader.batch_sampler)):
         stages = Stages(wait=torch.cuda.is_available())
         for teams, own in zip(predictors, metrics, strict=True):
@@ -174,7 +173,7 @@ def _row(rung: Rung, teams: Sequence[Predictor], runs: list[dict[str, float]]) -
 
 
 def _load(path: str, classes: Sequence[str], *, context: bool | None = None) -> FasterRCNN:
-    net = load_net(path, classes)
+    net = load_detector(path, classes)
     if context is not None and net.roi_head.has_context != context:
         kinds = {True: "a net with global context", False: "a net without global context"}
         raise InputError(f"checkpoint {path}", found=kinds[not context], needed=kinds[context])

@@ -24,13 +24,13 @@ from resdet import boxes as box_ops
 from resdet.api import to_tensor
 from resdet.detection.faster_rcnn import FasterRCNN
 from resdet.detection.roi_head import read_predictions
-from resdet.engine.predictor import load_net
-from resdet.engine.runner import read_checkpoint
+from resdet.engine.checkpoints import read_checkpoint
+from resdet.engine.tasks.detection import load_detector
 from resdet.errors import InputError
 from resdet.inference.multiscale import adjacent_scales, embed_maxout
 from resdet.inference.predictor import Predictor
 from resdet.inference.refinement import regressed
-from resdet.inference.settings import PAPER_SCALES, Inference, check
+from resdet.inference.settings import PAPER_SCALES, TestSettings
 from resdet.inference.stages import Stages
 from resdet.inference.view import View, flatten, side
 from resdet.structures import Detections, ImageBatch, ScoredBoxes
@@ -38,7 +38,7 @@ from resdet.visualize import class_colour
 
 SURE = 0.5
 """Least score of what is drawn as a detection: the 0.05 of evaluation would bury the objects."""
-REFINED = Inference(refine=1, vote=0.5, nms_iou=0.3, score_threshold=SURE)
+REFINED = TestSettings(refine=1, vote=0.5, nms_iou=0.3, score_threshold=SURE)
 """The paper's box refinement and voting."""
 WHITE, ORANGE, GREEN, BLUE, PINK = "#ffffff", "#ff9f1c", "#3ddc5b", "#35b5ff", "#ff5fa8"
 NET_COLOURS = (ORANGE, BLUE, PINK, GREEN)
@@ -102,7 +102,7 @@ def show_steps(
         InputError: a file is missing or damaged, a net has other classes or not the context asked for, the scales do
             not rise, or the net finds no object.
     """
-    check(Inference(scales=tuple(scales), region_side=region_side))
+    TestSettings(scales=tuple(scales), region_side=region_side)  # refuses what makes no sense
     pixels = to_tensor(image)
     classes = tuple(read_checkpoint(checkpoint)["meta"]["classes"])
     subject = Subject(_load(checkpoint, classes, context=False), pixels, classes)
@@ -122,14 +122,14 @@ def show_steps(
 
 
 def _load(path: str | Path, classes: Sequence[str], *, context: bool | None = None) -> FasterRCNN:
-    net = load_net(path, classes).eval()
+    net = load_detector(path, classes).eval()
     if context is not None and net.roi_head.has_context != context:
         kinds = {True: "a net with global context", False: "a net without global context"}
         raise InputError(f"checkpoint {path}", found=kinds[not context], needed=kinds[context])
     return net
 
 
-def observe(subject: Subject, nets: Sequence[FasterRCNN], settings: Inference) -> dict[str, list]:
+def observe(subject: Subject, nets: Sequence[FasterRCNN], settings: TestSettings) -> dict[str, list]:
     """What each stage of a prediction gave, by the names of :class:`resdet.inference.predictor.Predictor`'s stages."""
     stages = Witness()
     Predictor(nets, settings).predict([subject.image], stages)
@@ -148,7 +148,7 @@ def ask(view: View, boxes: Tensor, common: ImageBatch) -> ScoredBoxes:
 
 def draw_baseline(subject: Subject, source: object) -> Figure:
     """Proposals, and the detections that the head and NMS make of them."""
-    given = observe(subject, [subject.net], Inference(score_threshold=SURE))
+    given = observe(subject, [subject.net], TestSettings(score_threshold=SURE))
     (view,), proposals, found = given["backbone"], given["union"][0][0], given["suppression"][0][0]
     if not len(found.boxes):
         needed = "an image in which the net finds something"
@@ -221,7 +221,7 @@ def draw_voting(subject: Subject) -> Figure:
 
 def draw_context(subject: Subject, wider: FasterRCNN) -> Figure:
     """The answers of a net without and of one with context, and the box of which they think most differently."""
-    settings = Inference(score_threshold=SURE)
+    settings = TestSettings(score_threshold=SURE)
     sides = [observe(subject, [net], settings) for net in (subject.net, wider)]
     views = [given["backbone"][0] for given in sides]
     common = views[0].frame
@@ -254,7 +254,7 @@ def draw_context(subject: Subject, wider: FasterRCNN) -> Figure:
 
 def draw_multiscale(subject: Subject, scales: Sequence[int], region_side: float) -> Figure:
     """A small, a middle and a large object on the pyramid, each outlined on the two scales where it is pooled."""
-    given = observe(subject, [subject.net], Inference(score_threshold=SURE))
+    given = observe(subject, [subject.net], TestSettings(score_threshold=SURE))
     (own,), found = given["backbone"], given["suppression"][0][0]
     order = side(found.boxes).argsort()
     rows = sorted({int(order[0]), int(order[len(order) // 2]), int(order[-1])}, key=order.tolist().index)
@@ -301,7 +301,7 @@ def draw_multiscale(subject: Subject, scales: Sequence[int], region_side: float)
 def draw_ensemble(subject: Subject, further: Sequence[FasterRCNN]) -> Figure:
     """The best proposals of each net, and the averaged answer beside the answers it is the mean of."""
     nets = [subject.net, *further]
-    given = observe(subject, nets, Inference(score_threshold=SURE))
+    given = observe(subject, nets, TestSettings(score_threshold=SURE))
     views, regions, mean = given["backbone"], given["union"][0][0], given["regions"][0][0]
     found = given["suppression"][0][0]
     common = views[0].frame
@@ -334,10 +334,10 @@ def draw_ensemble(subject: Subject, further: Sequence[FasterRCNN]) -> Figure:
 
 def draw_suppression(subject: Subject) -> Figure:
     """Around one object: what each kind of suppression leaves, and what fusion makes of four looks."""
-    low = Inference(score_threshold=0.05)
-    runs = {name: observe(subject, [subject.net], low._replace(nms=name)) for name in ("hard", "linear", "gaussian")}
+    low = TestSettings(score_threshold=0.05)
+    runs = {name: observe(subject, [subject.net], low.updated(nms=name)) for name in ("hard", "linear", "gaussian")}
     size = round(FURTHER_SIZE * subject.net.preprocess.test_side)
-    looks = observe(subject, [subject.net], low._replace(flip=True, sizes=(size,), merge="wbf"))
+    looks = observe(subject, [subject.net], low.updated(flip=True, sizes=(size,), merge="wbf"))
     (view,), scored = runs["hard"]["backbone"], runs["hard"]["regions"][0][0]
     kept = {name: given["suppression"][0][0] for name, given in runs.items()}
     sure = kept["hard"].scores > SURE

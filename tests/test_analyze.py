@@ -10,7 +10,8 @@ from PIL import Image
 from resdet import cli
 from resdet.analyze import choose_rows, name_paths
 from resdet.engine.config import load_config
-from resdet.engine.evaluate import evaluate, load_experiment
+from resdet.engine.evaluate import evaluate
+from resdet.engine.experiment import load_experiment
 from resdet.errors import InputError
 
 

@@ -14,7 +14,7 @@ from resdet.api import infer_files, to_tensor
 from resdet.datasets.coco import read_coco
 from resdet.datasets.detection import DetectionDataset
 from resdet.engine.config import load_config
-from resdet.engine.evaluate import load_experiment
+from resdet.engine.experiment import load_experiment
 from resdet.errors import InputError
 
 LOW = ["model.score_threshold=0.05"]
@@ -81,8 +81,8 @@ def test_lists(detector, tiny):
 def test_it_is_the_net_that_is_evaluated(det_config, trained, tiny, detector):
     experiment = load_experiment(load_config(det_config, LOW), trained / "last.pth")
     image, target = DetectionDataset(read_coco(tiny.val, tiny.images))[0]
-    experiment.task.eval()
-    ((answer, _),) = experiment.task.val_step(([image], [target]))
+    experiment.adapter.eval()
+    ((answer, _),) = experiment.adapter.val_step(([image], [target]))
     assert_same([part.cpu() for part in answer], detector(image))
 
 

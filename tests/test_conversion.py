@@ -16,8 +16,8 @@ from resdet.backbones.weights import init_backbone, load_exactly, read_weights
 from resdet.cli import convert as run_tool
 from resdet.conversion import convert_file
 from resdet.detection import build, convert_state
-from resdet.engine.runner import read_checkpoint
-from resdet.engine.tasks import DetectionTask
+from resdet.engine.checkpoints import read_checkpoint
+from resdet.engine.tasks.detection import DetectionAdapter
 from resdet.errors import InputError
 from resdet.labels import COCO_CLASSES, VOC_CLASSES
 
@@ -63,7 +63,7 @@ def load(path):
     arguments = dict(loaded["meta"]["model"])
     builder = getattr(build, arguments.pop("type").rpartition(".")[2])
     net = builder(**arguments)
-    load_exactly(DetectionTask(net), loaded["state_dict"], source=path)
+    load_exactly(DetectionAdapter(net), loaded["state_dict"], source=path)
     return net, loaded["meta"]
 
 

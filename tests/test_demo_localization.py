@@ -9,9 +9,9 @@ import resdet
 from resdet import demo_localization
 from resdet.datasets.imagenet_loc import read_imagenet_loc
 from resdet.demo_localization import Nets, Row, as_markdown, measure
-from resdet.engine import evaluate as evaluation
+from resdet.engine import experiment as evaluation
+from resdet.engine.checkpoints import read_checkpoint
 from resdet.engine.config import load_config
-from resdet.engine.runner import read_checkpoint
 from resdet.errors import InputError
 
 
@@ -30,9 +30,9 @@ def test_every_row_once(tiny_loc, other_loc, monkeypatch):
     measure(config, Nets(*zip((first, second, classifier), others, strict=True)), sides=(32,))
     assert [path for _, path in asked] == [first] * 6
     tests = [test for test, _ in asked]
-    assert [test.get("second", ()) for test in tests] == [(), (), (second,), (), (second,), (second, others[1])]
-    assert [test.get("ensemble", ()) for test in tests] == [()] * 5 + [(others[0],)]
-    assert [test.get("classifiers", ()) for test in tests[:3]] == [()] * 3
+    assert [test.second for test in tests] == [(), (), (second,), (), (second,), (second, others[1])]
+    assert [test.ensemble for test in tests] == [()] * 5 + [(others[0],)]
+    assert [test.classifiers for test in tests[:3]] == [()] * 3
     assert [test.classifiers for test in tests[3:]] == [(classifier,)] * 2 + [(classifier, others[2])]
     with pytest.raises(InputError, match="a second stage"):
         measure(config, Nets([first], [first]), sides=(32,))

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from resdet import cli
-from resdet.engine.config import describe_model, load_config
-from resdet.engine.evaluate import evaluate, load_experiment
-from resdet.engine.experiment import build_net
-from resdet.engine.runner import read_checkpoint, write_checkpoint
-from resdet.engine.tasks import DetectionTask
+from resdet.engine.checkpoints import read_checkpoint, write_checkpoint
+from resdet.engine.config import load_config
+from resdet.engine.evaluate import evaluate
+from resdet.engine.experiment import build_net, load_experiment
+from resdet.engine.tasks.detection import DetectionAdapter
 from resdet.errors import InputError
 from resdet.inference import predictor, view
 from resdet.ladder import RUNGS, Row, as_markdown, climb
@@ -25,9 +25,9 @@ def nets(det_config, trained, tmp_path_factory):
     torch.manual_seed(0)
     net = build_net(config, num_classes=3, load_init=False)
     known = read_checkpoint(trained / "last.pth")
-    own = DetectionTask(net).state_dict()
+    own = DetectionAdapter(net).state_dict()
     state = {k: v if v.shape == own[k].shape else own[k] for k, v in known["state_dict"].items()}
-    meta = {**known["meta"], "model": describe_model(config)}
+    meta = {**known["meta"], "model": config.describe_model()}
     write_checkpoint(
         folder / "context.pth", {"meta": {**meta, "model": {**meta["model"], "num_classes": 3}}, "state_dict": state}
     )

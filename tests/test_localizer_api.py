@@ -9,7 +9,7 @@ from PIL import Image
 import resdet
 from resdet.datasets.images import read_image
 from resdet.engine.config import load_config
-from resdet.engine.evaluate import load_experiment
+from resdet.engine.experiment import load_experiment
 from resdet.errors import InputError
 
 
@@ -54,7 +54,7 @@ def test_classes_by_name_and_number(localizer, paths):
 def test_the_same_as_the_tools(tiny_loc, localizer, paths):
     options = ["test.classifier_crop=32", "test.top=2", "test.proposals=4"]
     options += [f"test.classifiers=('{tiny_loc.classifier}',)", f"test.second=('{tiny_loc.second}',)"]
-    task = load_experiment(load_config(tiny_loc.config, options), tiny_loc.first).task
+    task = load_experiment(load_config(tiny_loc.config, options), tiny_loc.first).adapter
     image = torch.from_numpy(read_image(paths[1])).permute(2, 0, 1)
     (wanted,) = task._predictor[0].predict([image])
     answer = localizer(paths[1])

@@ -17,15 +17,14 @@ from torch.testing import assert_close
 from resdet import boxes as box_ops
 from resdet import cli
 from resdet.datasets.images import read_image
-from resdet.engine.config import describe_model, load_config
+from resdet.engine.checkpoints import write_checkpoint
+from resdet.engine.config import load_config
 from resdet.engine.experiment import build_net
-from resdet.engine.predictor import load_net
-from resdet.engine.runner import write_checkpoint
-from resdet.engine.tasks import DetectionTask
+from resdet.engine.tasks.detection import DetectionAdapter, load_detector
 from resdet.errors import InputError
 from resdet.inference.predictor import Predictor
 from resdet.inference.refinement import regressed
-from resdet.inference.settings import Inference
+from resdet.inference.settings import TestSettings
 from resdet.inference.view import View
 from resdet.steps import (
     REFINED,
@@ -68,8 +67,8 @@ def nets(det_config, tmp_path_factory):
             (net.roi_head.box_deltas, 0.3),
         ):
             nn.init.normal_(layer.weight, std=std)
-        meta = {"classes": list(CLASSES), "model": {**describe_model(config), "num_classes": 3}}
-        write_checkpoint(folder / name, {"meta": meta, "state_dict": DetectionTask(net).state_dict()})
+        meta = {"classes": list(CLASSES), "model": {**config.describe_model(), "num_classes": 3}}
+        write_checkpoint(folder / name, {"meta": meta, "state_dict": DetectionAdapter(net).state_dict()})
         return str(folder / name)
 
     return {
@@ -88,7 +87,7 @@ def image(tiny) -> Path:
 @pytest.fixture
 def subject(nets, image) -> Subject:
     pixels = torch.from_numpy(read_image(image)).permute(2, 0, 1).contiguous()
-    return Subject(load_net(nets["plain"], CLASSES).eval(), pixels, CLASSES)
+    return Subject(load_detector(nets["plain"], CLASSES).eval(), pixels, CLASSES)
 
 
 def rectangles(axes) -> torch.Tensor:
@@ -122,8 +121,8 @@ def test_what_is_observed_is_the_prediction(subject):
 
 @torch.no_grad()
 def test_asking_a_view_gives_what_the_prediction_had(nets, subject):
-    net = load_net(nets["context"], CLASSES).eval()
-    given = observe(subject, [net], Inference())
+    net = load_detector(nets["context"], CLASSES).eval()
+    given = observe(subject, [net], TestSettings())
     view = given["backbone"][0]
     answer = ask(view, given["union"][0][0], view.frame)
     assert_close(tuple(answer), tuple(given["regions"][0][0]))
@@ -177,8 +176,8 @@ def test_multiscale_outlines_each_object_on_two_scales(subject, scales):
 
 @torch.no_grad()
 def test_the_other_pictures_show_the_answers(nets, subject):
-    second, wider = (load_net(nets[name], CLASSES).eval() for name in ("second", "context"))
-    sure = Inference(score_threshold=SURE)
+    second, wider = (load_detector(nets[name], CLASSES).eval() for name in ("second", "context"))
+    sure = TestSettings(score_threshold=SURE)
     plain = observe(subject, [subject.net], sure)["suppression"][0][0]
     assert_close(rectangles(draw_baseline(subject, "").axes[1]), plain.boxes)
     seen = observe(subject, [wider], sure)["suppression"][0][0]
@@ -304,7 +303,7 @@ def test_every_flag_and_setting_on_the_page_exists(capsys):
     for flag in prose:
         assert all(re.search(rf"{flag}\b", helps[tool]) for tool in ("eval", "infer")), flag
     for name in [*re.findall(r"test\.(\w+)=", text), *re.findall(r"[({\"](\w+)\"?[=:] ?[\d.]+", text)]:
-        assert name in Inference._fields, name
+        assert name in TestSettings.model_fields, name
 
 
 def test_the_command_line_of_the_page_is_read(capsys):

@@ -27,7 +27,7 @@ from resdet.benchmarks.workers import Worker
 from resdet.detection.build import faster_rcnn_fpn
 from resdet.engine.optim import build_optimizer
 from resdet.engine.settings import Optimizer
-from resdet.engine.tasks import DetectionTask
+from resdet.engine.tasks.detection import DetectionAdapter
 
 Work = Literal["train", "infer"]
 WORKS: tuple[Work, ...] = ("train", "infer")
@@ -86,7 +86,7 @@ class GrowthJob:
         if work == "infer":
             ready_for_inference(self.net)
             return
-        self.model = DetectionTask(self.net.train())
+        self.model = DetectionAdapter(self.net.train())
         self.optimizer = build_optimizer(self.net, Optimizer(), amp="off", lr=LEARNING_RATE)
         if point.processes > 1:
             kind = "nccl" if self.device.type == "cuda" else "gloo"

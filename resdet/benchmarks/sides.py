@@ -145,7 +145,7 @@ class _PlainOptimizer:
 
     def __init__(self, net: nn.Module, given: Optimizer, *, amp: str, lr: float) -> None:
         trained = [p for p in net.parameters() if p.requires_grad]
-        self.sgd = torch.optim.SGD(trained, lr, momentum=given.momentum, weight_decay=given.weight_decay)
+        self.sgd = torch.optim.SGD(trained, lr, **given.arguments())
         self.scaler = torch.amp.GradScaler(enabled=amp == "fp16")
         self.optim_context: Callable = lambda net: autocast(amp)
 

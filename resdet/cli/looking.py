@@ -43,13 +43,13 @@ def ladder(arguments: Sequence[str] | None = None) -> None:
         from resdet import ladder as table_9
         from resdet.backbones.weights import file_hash
         from resdet.engine import distributed
-        from resdet.engine.config import load_config, read_settings
+        from resdet.engine.config import load_config
         from resdet.errors import InputError
         from resdet.evaluation.report import provenance, write_json
 
         config = load_config(args.config, args.cfg_options)
-        if config.task != "detection":
-            raise InputError(f"config {args.config}", found=f"task = {config.task!r}", needed="a detection config")
+        if config.task.name != "detection":
+            raise InputError(f"config {args.config}", found=f"task = {config.task.name!r}", needed="a detection config")
         if said := [option for option in args.cfg_options if option.startswith("model.")]:
             raise InputError("--cfg-options", found=said[0], needed="no model settings: checkpoints tell their nets")
         distributed.start(args.launcher)
@@ -70,7 +70,7 @@ def ladder(arguments: Sequence[str] | None = None) -> None:
             table_9.write_markdown(args.markdown, table, f"`python tools/ladder.py {' '.join(sys.argv[1:])}`")
         out = args.out or (Path(args.work_dir) / "ladder.json" if args.work_dir else None)
         if out:
-            record = provenance(args.config, args.baseline[0], seed=read_settings(config, "run").seed)
+            record = provenance(args.config, args.baseline[0], seed=config.run.seed)
             kinds = {"baseline": args.baseline, "context": args.context, "ensemble": args.ensemble}
             nets = {kind: {path: file_hash(path) for path in paths} for kind, paths in kinds.items()}
             write_json(

@@ -34,32 +34,34 @@ def evaluate(arguments: Sequence[str] | None = None) -> None:
 
     def main() -> None:
         from resdet.engine import distributed
-        from resdet.engine.config import load_config, read_settings
+        from resdet.engine.config import load_config
         from resdet.engine.evaluate import evaluate as run_evaluation
-        from resdet.engine.evaluate import evaluate_detections, load_experiment
+        from resdet.engine.evaluate import evaluate_detections
+        from resdet.engine.experiment import load_experiment
         from resdet.errors import InputError
         from resdet.evaluation.report import format_table, provenance, write_json
 
-        sees_whole = args.dense is not None and load_config(args.config).task == "localization"
+        sees_whole = args.dense is not None and load_config(args.config).task.name == "localization"
         config = load_config(args.config, options(args, dense="test.sides" if sees_whole else "test_data.dense"))
-        if args.save_detections and config.task != "detection":
-            raise InputError("--save-detections", found=f"a {config.task} config", needed="a detection config")
+        if args.save_detections and config.task.name != "detection":
+            raise InputError("--save-detections", found=f"a {config.task.name} config", needed="a detection config")
         distributed.start(args.launcher)
         costs: dict[str, float] = {}
         if args.detections:
             figures, metric = evaluate_detections(config, args.detections)
         else:
             experiment = load_experiment(config, args.checkpoint)
-            figures, metric = run_evaluation(experiment), experiment.metric
-            if config.task == "detection":
-                costs = experiment.task.net.seconds_per_image()
+            figures = run_evaluation(experiment, work_dir=args.work_dir, launcher=args.launcher)
+            metric = experiment.metric
+            if config.task.name == "detection":
+                costs = experiment.adapter.net.seconds_per_image()
         if distributed.rank():
             return
-        if config.task == "detection":
+        if config.task.name == "detection":
             print(format_table(metric.report))
         else:
             print("\n".join(f"{name:<16} {value:.4f}" for name, value in figures.items()))
-        if config.task == "detection" and config.metric != "coco":
+        if config.task.name == "detection" and config.metric != "coco":
             print(f"\nby COCO's protocol: mAP@[.5,.95] {figures['coco/AP']:.3f}  mAP@.5 {figures['coco/AP50']:.3f}")
         if costs:
             print(f"\n{costs_line(costs)}")
@@ -67,10 +69,9 @@ def evaluate(arguments: Sequence[str] | None = None) -> None:
             write_json(args.save_detections, metric.rows)
         out = args.out or (Path(args.work_dir) / "eval.json" if args.work_dir else None)
         if out:
-            seed = read_settings(config, "run").seed
             scored = args.checkpoint or args.detections
-            record = provenance(args.config, scored, seed=seed, config_text=config.pretty_text)
-            per_class = getattr(metric.report, "per_class", ()) if config.task == "detection" else ()
+            record = provenance(args.config, scored, seed=config.run.seed, config_text=config.text)
+            per_class = getattr(metric.report, "per_class", ()) if config.task.name == "detection" else ()
             write_json(out, {"figures": figures, "per_class": per_class, "seconds_per_image": costs, **record})
 
     run(main)

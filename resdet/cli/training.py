@@ -39,10 +39,9 @@ def train(task: str, description: str, arguments: Sequence[str] | None = None) -
         from resdet.errors import InputError
 
         config = load_config(args.config, options(args))
-        if config.task != task:
-            tools = {"detection": "train_det", "classification": "train_cls", "localization": "train_loc"}
-            tool = f"tools/{tools[config.task]}.py"
-            raise InputError(f"config {args.config}", found=f"task = {config.task!r}", needed=f"{task!r}, or {tool}")
+        if config.task.name != task:
+            needed = f"{task!r}, or {config.task.tool}"
+            raise InputError(f"config {args.config}", found=f"task = {config.task.name!r}", needed=needed)
         how = {"launcher": args.launcher, "resume": args.resume, "auto_scale_lr": args.auto_scale_lr}
         if not args.seeds:
             run_training(config, work_dir=work_dir(args), **how)

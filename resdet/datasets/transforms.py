@@ -120,6 +120,17 @@ class Augmentation:
         return image, inside[kept], table[kept, 4].astype(np.int64)
 
 
+def check_augmentation(names: Sequence[str]) -> None:
+    """Refuse an unknown name.
+
+    Raises:
+        InputError: one of the names is not in ``AUGMENTATIONS``.
+    """
+    for name in names:
+        if name not in AUGMENTATIONS:
+            raise InputError("augmentation", found=repr(name), needed=nearest(str(name), AUGMENTATIONS))
+
+
 def augmentation(names: Sequence[str] = ("flip",)) -> Augmentation | None:
     """The named augmentations, in the order given; None for no names.
 
@@ -129,9 +140,7 @@ def augmentation(names: Sequence[str] = ("flip",)) -> Augmentation | None:
     Raises:
         InputError: an unknown name.
     """
-    for name in names:
-        if name not in AUGMENTATIONS:
-            raise InputError("augmentation", found=repr(name), needed=nearest(str(name), AUGMENTATIONS))
+    check_augmentation(names)
     if not names:
         return None
     os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # or its import, seconds long, asks the network for a newer version

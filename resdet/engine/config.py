@@ -1,75 +1,110 @@
-"""Configs: mmengine's pure-Python files, read strictly.
+"""Configs: mmengine's pure-Python files, read once and strictly.
 
-A config is a handful of sections. Three are calls, ``dict(type=function, **arguments)``: ``model``, ``train_data`` and
-``test_data``. The others are the settings of :mod:`resdet.engine.settings`. Each key is checked against what its
-function or its settings take, so a typo ends with the nearest name and not with a default silently kept.
+:func:`load_config` turns a file and the overrides of the command line into one typed :class:`ExperimentConfig`. Each
+section is checked against its :class:`resdet.settings.Settings` and each call against the arguments of its function, so
+a typo ends with the nearest name and not with a default silently kept. Below this door nobody reads a config again.
 """
 
 from __future__ import annotations
 
-import ast
-import importlib
 import inspect
-import math
-import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal
+from typing import Any
 
 from mmengine.config import Config
 
 from resdet.engine import settings
+from resdet.engine.calls import Call
+from resdet.engine.extensions import check_hooks, check_visualizer
+from resdet.engine.tasks import TASKS, Task
 from resdet.errors import InputError, nearest
-from resdet.inference.settings import Inference
-from resdet.localization.settings import Localization
+from resdet.settings import Settings, arguments_of, value_of_text
 
-CALLS = ("model", "train_data", "test_data")
-OPTIONAL_CALLS = ("backbone",)
-"""``backbone = dict(type=define_net, name=..., ...)`` describes a net of one's own, which ``model`` may then name."""
-SETTINGS = {
-    "loader": settings.Loader,
-    "optimizer": settings.Optimizer,
-    "schedule": settings.Schedule,
-    "run": settings.Run,
-    "publish": settings.Publish,
-    "test": Inference,  # of a detector; see TESTS
-    "crop": settings.Crop,
-    "regions": settings.Regions,
+CALLS = ("model", "train_data", "test_data", "backbone")
+"""``dict(type=function, **arguments)``. ``backbone`` may be left out: ``dict(type=define_net, name=..., ...)``, a net
+of one's own, which ``model`` may then name."""
+SETTINGS: dict[str, type[Settings]] = {
+    kind.section: kind
+    for kind in (
+        settings.Loader,
+        settings.Optimizer,
+        settings.Schedule,
+        settings.Run,
+        settings.Publish,
+        settings.Crop,
+        settings.Regions,
+    )
 }
-TESTS = {"detection": Inference, "classification": settings.ClassifierTest, "localization": Localization}
-"""What section ``test`` fills, by task."""
-OF_TASK = {"augmentation": "detection", "crop": "localization", "regions": "localization"}
-"""Sections that only one task reads."""
-SCALARS = {
-    "task": ("detection", "classification", "localization"),
-    "metric": ("coco", "voc07", "voc12", "classification", "localization"),
-    "augmentation": None,
-    "load_from": None,
-}
-SUPPLIED = ("num_classes",)
-"""Arguments of a model that may be left out, since they follow from the data."""
-
-FREE = (
-    *("num_classes", "init", "frozen_stages", "frozen_batchnorm", "box_beta"),
-    *("label_smoothing", "mixup", "cutmix", "window", "checkpoint", "zero_last_bn", "new_head"),
-    *("shorter_side", "longer_side", "train_proposals", "test_proposals", "rois_per_image", "background_iou"),
-    *("score_threshold", "nms_iou", "max_per_image", "antialias", "multiple", "anchors_per_image", "positive_iou"),
-)
-"""Arguments of a model that may differ between training and test."""
+"""Sections of plain values; ``test`` is the task's own."""
+VALUES = ("task", "metric", "augmentation", "load_from", "custom_hooks", "visualizer")
+"""Sections that are one value. The last two are mmengine's own."""
+SECTIONS = (*CALLS, *SETTINGS, "test", *VALUES)
 
 
-def load_config(path: str | Path, options: Sequence[str] = ()) -> Config:
+@dataclass(frozen=True)
+class ExperimentConfig:
+    """A config, read and checked."""
+
+    filename: str
+    text: str
+    """The whole of it as Python, for the record."""
+    given: Mapping[str, Any]
+    """As it was written, section by section, for records of mmengine."""
+    task: Task
+    metric: str
+    train_data: Call
+    test_data: Call
+    model: Call
+    backbone: Call | None
+    loader: settings.Loader
+    optimizer: settings.Optimizer
+    schedule: settings.Schedule
+    run: settings.Run
+    publish: settings.Publish
+    crop: settings.Crop
+    regions: settings.Regions
+    test: Any
+    """The task's ``test_settings``."""
+    augmentation: tuple
+    """Of detection samples, in order."""
+    load_from: str | None
+    """A trained checkpoint to start from."""
+    custom_hooks: tuple
+    """Further hooks of mmengine."""
+    visualizer: Mapping[str, Any] | None
+    """Of mmengine; None: local files."""
+
+    def describe_model(self) -> dict[str, Any]:
+        """The net in plain values, as checkpoints keep it, and with it the backbone of one's own."""
+        own = {} if self.backbone is None else {"define": self.backbone.describe()}
+        return self.model.describe() | own
+
+
+def load_config(
+    path: str | Path, options: Sequence[str] = (), *, overrides: Mapping[str, Mapping[str, Any]] | None = None
+) -> ExperimentConfig:
     """Read and check a config.
 
     Args:
         path: the file.
-        options: ``section.key=value`` texts that override it.
+        options: ``section.key=value`` texts that override it; a value is read by the type of its setting.
+        overrides: values by section and name, which need no reading.
 
     Raises:
         InputError: the file is missing or broken, or a key is unknown, missing or of the wrong type.
     """
     path = Path(path)
+    config = _read_file(path)
+    for section, values in (overrides or {}).items():
+        config.merge_from_dict({section: dict(values)})
+    for option in options:
+        _override(config, option)
+    return _typed(config, path)
+
+
+def _read_file(path: Path) -> Config:
     if not path.is_file():
         beside = sorted(p.name for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
         raise InputError(f"config {path}", found="no such file", needed=nearest(path.name, beside))
@@ -82,202 +117,69 @@ def load_config(path: str | Path, options: Sequence[str] = ()) -> Config:
         ) from error
     for name in imported:
         config._cfg_dict.pop(name)  # what the file imports is not a section
-    for option in options:
-        key, value = _parse_option(option)
-        section, _, name = key.partition(".")
-        if section not in sections():
-            raise InputError(f"option {option!r}", found=f"section {section!r}", needed=nearest(section, sections()))
-        if (section in SCALARS) == bool(name) or "." in name:
-            needed = f"{section}=value" if section in SCALARS else f"{section}.key=value"
-            raise InputError(f"option {option!r}", found=f"key {key!r}", needed=needed)
-        config.merge_from_dict({key: value})
-    _check(config, path)
     return config
 
 
-def sections() -> list[str]:
-    """Names of the legal sections."""
-    return [*CALLS, *OPTIONAL_CALLS, *SETTINGS, *SCALARS]
-
-
-def read_settings(config: Config, section: str) -> Any:
-    """The settings of a section, defaults filled in."""
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in config.get(section, {}).items()}
-    return kind_of(config, section)(**values)
-
-
-def kind_of(config: Config, section: str) -> type:
-    """The named tuple that a section fills."""
-    return TESTS[config.task] if section == "test" else SETTINGS[section]
-
-
-def call(config: Config, section: str, **supplied: Any) -> Any:
-    """Call what a section names with what it gives; ``supplied`` fills in what it leaves out, where it is taken."""
-    arguments = {k: v for k, v in config[section].items() if k != "type"}
-    function = target(config, section)
-    taken = inspect.signature(function).parameters
-    return function(**{**{k: v for k, v in supplied.items() if k in taken}, **arguments})
-
-
-def target(config: Config, section: str) -> Callable:
-    """The function that a section names."""
-    named = config[section].get("type")
-    if isinstance(named, str):  # a config that was dumped into a checkpoint holds dotted names
-        try:
-            named = _import(named)
-        except (ImportError, AttributeError, ValueError) as error:
-            raise InputError(f"config section {section!r}", found=f"type={named!r}", needed="a function") from error
-    if not callable(named):
-        raise InputError(f"config section {section!r}", found=f"type={named!r}", needed="type=<a function>")
-    return named
-
-
-def describe(function: Callable, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """A call in plain values, as checkpoints keep it: dotted name of the function, arguments, defaults filled in."""
-    parameters = inspect.signature(function).parameters
-    defaults = {k: p.default for k, p in parameters.items() if p.default is not p.empty}
-    said = {k: v for k, v in {**defaults, **arguments}.items() if k not in ("type", "init")}
-    return {"type": f"{function.__module__}.{function.__qualname__}", **{k: _plain(v) for k, v in said.items()}}
-
-
-def describe_model(config: Config) -> dict[str, Any]:
-    """The model section in plain values, and with it the section of a backbone of one's own."""
-    own = {"define": describe(target(config, "backbone"), config.backbone)} if "backbone" in config else {}
-    return describe(target(config, "model"), config.model) | own
-
-
-def differences(trained: Mapping[str, Any], model: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Settings of a net that its weights do not show, and in which two descriptions differ: name to both values.
-
-    Weights would load into a net of other anchors or another pooling without a word, and its figures would be wrong.
-    What an older checkpoint does not tell has its default.
-    """
-    if trained.get("type") != model["type"]:
-        return {"type": (trained.get("type"), model["type"])}
-    defaults = describe(_import(model["type"]), {})
-    old, new = {**defaults, **trained}, {**defaults, **model}
-    return {k: (old.get(k), new.get(k)) for k in {**old, **new} if k not in FREE and old.get(k) != new.get(k)}
-
-
-def _plain(value: Any) -> Any:
-    return [_plain(entry) for entry in value] if isinstance(value, (tuple, list)) else value
-
-
-def _import(dotted: str) -> Any:
-    module, _, name = dotted.rpartition(".")
-    return getattr(importlib.import_module(module), name)
-
-
-def _parse_option(option: str) -> tuple[str, Any]:
+def _override(config: Config, option: str) -> None:
+    """Put one ``section.key=value`` of the command line into the config."""
     key, equals, text = option.partition("=")
     if not equals or not key:
         raise InputError(f"option {option!r}", found="no '='", needed="section.key=value")
-    try:
-        return key, ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return key, {"true": True, "false": False, "none": None}.get(text.lower(), text)
+    section, _, name = key.partition(".")
+    if section not in SECTIONS:
+        raise InputError(f"option {option!r}", found=f"section {section!r}", needed=nearest(section, SECTIONS))
+    if (section in VALUES) == bool(name) or "." in name:
+        needed = f"{section}=value" if section in VALUES else f"{section}.key=value"
+        raise InputError(f"option {option!r}", found=f"key {key!r}", needed=needed)
+    if section in VALUES:
+        config.merge_from_dict({section: value_of_text(settings.Values, section, text)})
+        return
+    kind = _kind(config, section)
+    config.merge_from_dict({key: text if kind is None else value_of_text(kind, name, text)})
 
 
-def _check(config: Config, path: Path) -> None:
-    where = f"config {path}"
-    for key in config:
-        if key not in sections():
-            raise InputError(where, found=f"unknown section {key!r}", needed=nearest(key, sections()))
-    for key, legal in SCALARS.items():
-        if legal and config.get(key) not in legal:
-            raise InputError(where, found=f"{key}={config.get(key)!r}", needed=nearest(str(config.get(key)), legal))
-    if (config.task == "localization") != (config.metric == "localization"):
-        found = f"metric = {config.metric!r} with task = {config.task!r}"
-        raise InputError(where, found=found, needed="metric = 'localization' with that task, and with no other")
-    for key, task in OF_TASK.items():
-        if key in config and config.task != task:
-            raise InputError(where, found=f"{key} with task = {config.task!r}", needed=f"a {task} config")
-    if not _fits(config.get("augmentation", ()), tuple[str, ...]):
-        raise InputError(where, found=f"augmentation={config.augmentation!r}", needed="a tuple of names")
-    for section in (*CALLS, *OPTIONAL_CALLS, *SETTINGS):
-        if not isinstance(config.get(section, {}), Mapping):
-            raise InputError(where, found=f"{section} = {config[section]!r}", needed=f"{section} = dict(...)")
-    for section in (*CALLS, *(name for name in OPTIONAL_CALLS if name in config)):
-        if section not in config:
+def _kind(config: Config, section: str) -> type[Settings] | None:
+    """The settings that a section fills, as far as the config tells yet."""
+    if section == "test":
+        task = TASKS.get(config.get("task"))
+        return task and task.test_settings
+    if section in SETTINGS:
+        return SETTINGS[section]
+    function = config.get(section, {}).get("type") if isinstance(config.get(section), Mapping) else None
+    return arguments_of(function) if callable(function) else None
+
+
+def _typed(config: Config, path: Path) -> ExperimentConfig:
+    where, text = f"config {path}", config.pretty_text
+    given: dict[str, Any] = config.to_dict()
+    for key in given:
+        if key not in SECTIONS:
+            raise InputError(where, found=f"unknown section {key!r}", needed=nearest(key, SECTIONS))
+    if given.get("task") not in TASKS:
+        raise InputError(where, found=f"task={given.get('task')!r}", needed=nearest(str(given.get("task")), TASKS))
+    task = TASKS[given["task"]]
+    if given.get("metric") not in task.metrics:
+        needed = f"{nearest(str(given.get('metric')), task.metrics)}, with task = {task.name!r}"
+        raise InputError(where, found=f"metric = {given.get('metric')!r}", needed=needed)
+    for other in TASKS.values():
+        for section in set(other.own_sections) & given.keys() if other is not task else ():
+            raise InputError(where, found=f"{section} with task = {task.name!r}", needed=f"a {other.name} config")
+    for section in CALLS[:3]:
+        if section not in given:
             raise InputError(where, found=f"no section {section!r}", needed=f"{section} = dict(type=..., ...)")
-        given = {k: v for k, v in config[section].items() if k != "type"}
-        check_arguments(target(config, section), given, where=where, section=section)
-    for section in SETTINGS:
-        check_settings(kind_of(config, section), config.get(section, {}), where=where, section=section)
-
-
-def check_settings(kind: type, values: Mapping[str, Any], *, where: str, section: str) -> None:
-    """Refuse settings that a section does not have, or whose values are of another type or out of range.
-
-    Args:
-        kind: the named tuple that the section fills.
-        values: what it says.
-        where: who says it, for messages.
-        section: its name.
-
-    Raises:
-        InputError: one of these.
-    """
-    _check_keys(f"{where}, section {section!r}", values, kind._fields)
-    for name, value in values.items():
-        _check_type(f"{where}, {section}.{name}", value, typing.get_type_hints(kind)[name])
-        least, greatest = settings.RANGES.get(f"{section}.{name}", (0, math.inf))
-        if isinstance(value, (int, float)) and not (math.isfinite(value) and least <= value <= greatest):
-            raise InputError(f"{where}, {section}.{name}", found=value, needed=f"a number in [{least}, {greatest}]")
-
-
-def check_arguments(function: Callable, given: Mapping[str, Any], *, where: str, section: str) -> None:
-    """Refuse arguments that a function does not take, lacks, or has of another type.
-
-    Args:
-        function: what a section names.
-        given: its arguments, without ``type``.
-        where: the config or the checkpoint that gives them, for messages.
-        section: the section's name, likewise.
-
-    Raises:
-        InputError: one of these.
-    """
-    parameters = inspect.signature(function, eval_str=True).parameters
-    _check_keys(f"{where}, section {section!r}", given, parameters)
-    for name, parameter in parameters.items():
-        if parameter.default is parameter.empty and name not in given and name not in SUPPLIED:
-            raise InputError(f"{where}, section {section!r}", found=f"no {name!r}", needed=f"{name}=...")
-        if name in given and parameter.annotation is not parameter.empty:
-            _check_type(f"{where}, {section}.{name}", given[name], parameter.annotation)
-
-
-def _check_keys(where: str, given: Mapping, legal: Any) -> None:
-    for name in given:
-        if name not in legal:
-            raise InputError(where, found=f"unknown key {name!r}", needed=nearest(str(name), legal))
-
-
-def _check_type(where: str, value: Any, kind: Any) -> None:
-    if not _fits(value, kind):
-        raise InputError(where, found=repr(value), needed=_say(kind))
-
-
-def _fits(value: Any, kind: Any) -> bool:
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin is Literal:
-        return value in arguments
-    if origin in (typing.Union, UnionType):
-        return any(_fits(value, one) for one in arguments)
-    if origin in (tuple, Sequence):  # a config may write either as a list
-        if not isinstance(value, (tuple, list)):
-            return False
-        if origin is Sequence or arguments[1:] == (...,):
-            return all(_fits(entry, arguments[0]) for entry in value)
-        return len(value) == len(arguments) and all(map(_fits, value, arguments))
-    if kind is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not isinstance(origin or kind, type):  # Any and its like
-        return True
-    return isinstance(value, origin or kind) and not (kind is int and isinstance(value, bool))
-
-
-def _say(kind: Any) -> str:
-    if typing.get_origin(kind) is Literal:
-        return "one of " + ", ".join(map(repr, typing.get_args(kind)))
-    return getattr(kind, "__name__", str(kind)) if not typing.get_args(kind) else str(kind).replace("NoneType", "None")
+    calls = {name: Call.read(given[name], where=where, section=name) for name in CALLS if name in given}
+    kinds = {**SETTINGS, "test": task.test_settings}
+    read = {name: kind.read(given.get(name, {}), where=where) for name, kind in kinds.items()}
+    values = settings.Values.read({name: given[name] for name in VALUES if name in given}, where=where)
+    check_hooks(values.custom_hooks)
+    check_visualizer(values.visualizer)
+    typed = ExperimentConfig(
+        filename=str(path),
+        text=text,
+        given=given,
+        **{**values.by_name(), "task": task},
+        **{"backbone": None, **calls},
+        **read,
+    )
+    task.check(typed)
+    return typed

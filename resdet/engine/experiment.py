@@ -2,160 +2,110 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
 from mmengine.model import BaseModel
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from resdet.datasets.annotations import Annotations
+from resdet.backbones.weights import load_exactly
 from resdet.datasets.detection import DetectionDataset
 from resdet.datasets.loading import EvaluationShare, TrainBatches, collate
-from resdet.datasets.loc_view import LocalizationCrop
-from resdet.datasets.regions import RegionDataset
 from resdet.datasets.resident import ResidentBatches, ResidentDataset
-from resdet.datasets.transforms import augmentation
 from resdet.datasets.views import collate_views
 from resdet.engine import distributed
-from resdet.engine.config import call, describe, read_settings, target
-from resdet.engine.metrics import build_metric
-from resdet.engine.predictor import build_localizer
-from resdet.engine.proposals import training_proposals
+from resdet.engine.checkpoints import check_same, read_checkpoint
+from resdet.engine.config import ExperimentConfig
 from resdet.engine.settings import Loader
-from resdet.engine.tasks import ClassificationTask, DetectionTask, LocalizationTask
 from resdet.errors import InputError
-from resdet.localization.build import region_localizer
 
 
 class Experiment(NamedTuple):
     """What a config means."""
 
-    config: Config
+    config: ExperimentConfig
     train_set: Dataset | None
     test_set: Dataset
     classes: tuple[str, ...]
     net: nn.Module
-    task: BaseModel
+    adapter: BaseModel
+    """The net as mmengine sees it."""
     metric: BaseMetric
 
 
-def build_experiment(
-    config: Config, *, training: bool, load_init: bool = False, classes: Sequence[str] | None = None
-) -> Experiment:
-    """Read the data and build the net.
+def build_experiment(config: ExperimentConfig, *, load_init: bool) -> Experiment:
+    """Read the data and build the net, to train it.
 
     Args:
         config: checked.
-        training: read the training set.
         load_init: load the backbone's ``init``.
-        classes: those of a checkpoint, where there is no training set.
 
     Raises:
         InputError: data or weights are not as needed, or the two splits do not have the same classes.
     """
-    train_set = None
-    if training:
-        train_set = read_data(config, "train_data")
-        classes = train_set.classes
-    test_set = _test_set(config, tuple(classes))
-    if tuple(test_set.classes) != tuple(classes):
-        raise InputError(
-            f"config {config.filename}: classes of the test data",
-            found=", ".join(test_set.classes),
-            needed=", ".join(classes),
-        )
-    torch.manual_seed(read_settings(config, "run").seed)
+    train_set = config.task.training_data(config)
+    classes = tuple(train_set.classes)
+    test_set = _test_set(config, classes)
+    torch.manual_seed(config.run.seed)
     net = build_net(config, num_classes=len(classes), load_init=load_init)
-    task = _task(config, net, tuple(classes), training=training)
-    metric = build_metric(config.metric, test_set)
-    return Experiment(config, train_set, test_set, tuple(classes), net, task, metric)
+    adapter = config.task.trained(config, net, classes)
+    return Experiment(config, train_set, test_set, classes, net, adapter, config.task.metric(config, test_set))
 
 
-def _task(config: Config, net: nn.Module, classes: tuple[str, ...], *, training: bool) -> BaseModel:
-    if config.task != "localization":
-        return (DetectionTask if config.task == "detection" else ClassificationTask)(net)
-    task = LocalizationTask(net)
-    if training:
-        task.answer_by(build_localizer(config, net, classes, training=True).to(distributed.device()).eval())
-    return task
+def load_experiment(config: ExperimentConfig, checkpoint: str | Path) -> Experiment:
+    """The test set and the net of a config, with the weights of a checkpoint, answering as section ``test`` says.
+
+    Raises:
+        InputError: the checkpoint is of another task, architecture or set of classes than config and data.
+    """
+    loaded = read_checkpoint(checkpoint)
+    meta, task = loaded["meta"], config.task
+    if meta.get("task", task.name) != task.name:
+        needed = f"one of {task.name}, as config {config.filename}"
+        raise InputError(f"checkpoint {checkpoint}", found=f"a net of {meta['task']}", needed=needed)
+    config = task.adopted(config, meta, checkpoint)
+    classes = tuple(meta["classes"])
+    test_set = _test_set(config, classes)
+    check_same(checkpoint, meta, classes=classes, model=(config.describe_model(), config.model))
+    net = build_net(config, num_classes=len(classes), load_init=False)
+    adapter = task.adapter(net)
+    load_exactly(adapter, loaded["state_dict"], source=checkpoint)
+    adapter = task.tested(config, adapter, classes)
+    return Experiment(config, None, test_set, classes, net, adapter, task.metric(config, test_set))
 
 
-def _test_set(config: Config, classes: tuple[str, ...]) -> Dataset:
+def _test_set(config: ExperimentConfig, classes: tuple[str, ...]) -> Dataset:
     """With labels in the order of ``classes``; not silently cut down to them, unless the training data are."""
-    test_set = read_data(config, "test_data")
-    if test_set.classes == classes or not hasattr(test_set, "annotations"):
-        return test_set
-    if set(test_set.classes) - set(classes) and "classes" not in config.train_data:
-        return test_set
-    return read_data(config, "test_data", classes=classes)
+    test_set = config.task.test_data(config)
+    missing = set(test_set.classes) - set(classes)
+    if tuple(test_set.classes) != classes and (not missing or "classes" in config.train_data.settings.model_fields_set):
+        test_set = config.task.test_data(config, classes)
+    if tuple(test_set.classes) != classes:
+        where = f"config {config.filename}: classes of the test data"
+        raise InputError(where, found=", ".join(test_set.classes), needed=", ".join(classes))
+    return test_set
 
 
-def read_data(config: Config, section: str, *, classes: Sequence[str] | None = None) -> Dataset:
-    """The data set of a section; ``classes`` fixes the order of labels where the reader leaves it open."""
-    data = call(config, section, **({} if classes is None else {"classes": tuple(classes)}))
-    if config.task != "detection" and read_settings(config, "loader").reduce:
-        needed = "a detection config; classifiers have train_data.reduce"
-        raise InputError("loader.reduce", found=f"a config of {config.task}", needed=needed)
-    if not isinstance(data, Annotations):
-        if config.task == "localization":
-            needed = "data with boxes, such as read_imagenet_loc"
-            raise InputError(f"config {config.filename}, {section}", found="data without boxes", needed=needed)
-        return data
-    if section == "train_data" and not len(data.boxes):
-        raise InputError(data.source, found="no boxes", needed="at least one object to learn from")
-    if section == "train_data" and config.task == "localization":
-        return _localization_set(config, data)
-    if section != "train_data":
-        return DetectionDataset(data)
-    names = config.get("augmentation", ("flip",))
-    least_side = _longest_input(config, names) if read_settings(config, "loader").reduce else None
-    return DetectionDataset(data, transform=augmentation(names), least_side=least_side)
-
-
-def _longest_input(config: Config, names: Sequence[str]) -> int:
-    """The longest shorter side that the net trains at, twice that where a crop may be half of the image."""
-    side = describe(target(config, "model"), config.model)["shorter_side"]
-    return (side if isinstance(side, int) else max(side)) * (2 if "crop" in names else 1)
-
-
-def _localization_set(config: Config, data: Annotations) -> DetectionDataset:
-    """Crops for a first stage, regions of its proposals for a second one."""
-    model, crop, regions = target(config, "model"), *(read_settings(config, name) for name in ("crop", "regions"))
-    if model is region_localizer:
-        _refuse(config, "crop", "of a first stage")
-        how = {"positive_fraction": regions.positive_fraction, "flip": regions.flip, "colour_std": regions.colour_std}
-        return RegionDataset(data, training_proposals(config, data), count=regions.per_image, **how)
-    _refuse(config, "regions", "of a second stage")
-    side = describe(model, config.model)["crop"]
-    return DetectionDataset(data, transform=LocalizationCrop(crop=side, **crop._asdict()))
-
-
-def _refuse(config: Config, section: str, whose: str) -> None:
-    if section in config:
-        needed = f"no section {section!r}, which is {whose}"
-        raise InputError(f"config {config.filename}", found=f"section {section!r}", needed=needed)
-
-
-def build_net(config: Config, *, num_classes: int, load_init: bool) -> nn.Module:
+def build_net(config: ExperimentConfig, *, num_classes: int, load_init: bool) -> nn.Module:
     """The net, with the backbone's initial weights if asked.
 
     Raises:
         InputError: the config says another number of classes than the data has.
     """
-    said = config.model.get("num_classes", num_classes)
-    if said != num_classes:
-        raise InputError(
-            f"config {config.filename}, model.num_classes", found=said, needed=f"{num_classes}, as the data has"
-        )
-    if "backbone" in config:
-        call(config, "backbone")
-    if not load_init and "init" in config.model:
-        config = Config({**config.to_dict(), "model": {**config.model.to_dict(), "init": None}})
-    return call(config, "model", num_classes=num_classes)
+    said = getattr(config.model.settings, "num_classes", None)
+    if said not in (None, num_classes):
+        where = f"config {config.filename}, model.num_classes"
+        raise InputError(where, found=said, needed=f"{num_classes}, as the data has")
+    if config.backbone is not None:
+        config.backbone()
+    if not load_init and getattr(config.model.settings, "init", None) is not None:
+        config = replace(config, model=config.model.updated(init=None))
+    return config.model(num_classes=num_classes)
 
 
 def train_loader(experiment: Experiment) -> Iterable:
@@ -164,16 +114,14 @@ def train_loader(experiment: Experiment) -> Iterable:
     Raises:
         InputError: the batch cannot be split over the processes.
     """
-    settings = read_settings(experiment.config, "loader")
-    world = distributed.world_size()
+    settings, data, world = experiment.config.loader, experiment.train_set, distributed.world_size()
     if settings.batch_size % world:
         raise InputError("loader.batch_size", found=settings.batch_size, needed=f"a multiple of {world} processes")
-    data = experiment.train_set
     batches = TrainBatches(
         len(data),
         settings.batch_size // world,
-        hw=data.hw if settings.group_aspect and experiment.config.task == "detection" else None,
-        seed=read_settings(experiment.config, "run").seed,
+        hw=data.hw if settings.group_aspect and experiment.config.task.groups_by_aspect else None,
+        seed=experiment.config.run.seed,
         rank=distributed.rank(),
         world=world,
     )
@@ -182,7 +130,7 @@ def train_loader(experiment: Experiment) -> Iterable:
 
 def test_loader(experiment: Experiment, *, kept: bool = False) -> Iterable:
     """This process's share of the test set, each image once; ``kept`` as for :func:`data_loader`."""
-    return data_loader(experiment.test_set, read_settings(experiment.config, "loader"), kept=kept)
+    return data_loader(experiment.test_set, experiment.config.loader, kept=kept)
 
 
 def data_loader(data: Dataset, settings: Loader, *, kept: bool = False) -> Iterable:

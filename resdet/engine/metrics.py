@@ -15,7 +15,6 @@ from torch import Tensor
 from resdet.datasets.annotations import Annotations, to_coco
 from resdet.datasets.coco import load_coco_json
 from resdet.engine.distributed import gather
-from resdet.errors import InputError
 from resdet.evaluation.classification import TopK
 from resdet.evaluation.coco import SIZE_BOUNDS, CocoFigures, evaluate_coco
 from resdet.evaluation.coco_curves import CocoFound
@@ -229,18 +228,8 @@ def coco_ground_truth(annotations: Annotations) -> dict:
     return content
 
 
-def build_metric(name: str, dataset: Any) -> BaseMetric:
-    """The metric that a config names.
-
-    Raises:
-        InputError: it does not go with the data.
-    """
-    if name == "classification":
-        return ClassificationMetric(dataset.classes)
-    if not hasattr(dataset, "annotations"):
-        raise InputError(f"metric {name!r}", found="data without boxes", needed="metric = 'classification'")
-    if name == "localization":
-        return LocalizationMetric(dataset.classes)
+def build_detection_metric(name: str, annotations: Annotations) -> DetectionMetric:
+    """The metric of data with boxes that a config names: coco, voc07 or voc12."""
     if name == "coco":
-        return CocoMetric(dataset.annotations)
-    return VocMetric(dataset.annotations, method={"voc07": "11point", "voc12": "area"}[name])
+        return CocoMetric(annotations)
+    return VocMetric(annotations, method={"voc07": "11point", "voc12": "area"}[name])

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 import torch
-from mmengine.optim import AmpOptimWrapper, CosineAnnealingLR, LinearLR, MultiStepLR, OptimWrapper
+from mmengine.optim import (
+    AmpOptimWrapper,
+    CosineAnnealingLR,
+    ExponentialLR,
+    LinearLR,
+    MultiStepLR,
+    OneCycleLR,
+    OptimWrapper,
+    PolyLR,
+)
 from torch import nn
 
-from resdet.engine.settings import Optimizer, Schedule
+from resdet.engine.settings import OPTIMIZERS, Optimizer, Schedule
 from resdet.errors import InputError
 
 _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
@@ -50,7 +60,7 @@ class Bf16OptimWrapper(_ClipsQuietly, OptimWrapper):
 
 
 def build_optimizer(net: nn.Module, given: Optimizer, *, amp: str, lr: float) -> OptimWrapper:
-    """SGD over the parameters that train.
+    """The optimizer of a config over the parameters that train.
 
     Raises:
         InputError: fp16 without a GPU, or nothing left to train.
@@ -58,8 +68,6 @@ def build_optimizer(net: nn.Module, given: Optimizer, *, amp: str, lr: float) ->
     parameters = [p for p in net.parameters() if p.requires_grad]
     if not parameters:
         raise InputError("optimizer", found="a net without trainable parameters", needed="fewer frozen stages")
-    if given.nesterov and not given.momentum:
-        raise InputError("optimizer.nesterov", found="True with momentum 0", needed="a momentum above 0")
     groups: list = [{"params": parameters}]
     if given.norm_weight_decay is not None:
         norms = {id(p) for module in net.modules() if isinstance(module, _NORMS) for p in module.parameters()}
@@ -67,10 +75,11 @@ def build_optimizer(net: nn.Module, given: Optimizer, *, amp: str, lr: float) ->
             {"params": [p for p in parameters if id(p) not in norms]},
             {"params": [p for p in parameters if id(p) in norms], "weight_decay": given.norm_weight_decay},
         ]
-    how = {"momentum": given.momentum, "weight_decay": given.weight_decay, "nesterov": given.nesterov}
-    sgd = torch.optim.SGD(groups, lr=lr, fused=True if torch.cuda.is_available() else None, **how)
+    kind = OPTIMIZERS[given.type]
+    fused = {"fused": True} if torch.cuda.is_available() and "fused" in inspect.signature(kind).parameters else {}
+    optimizer = kind(groups, lr=lr, **{**fused, **given.arguments()})
     clip = None if given.clip_norm is None else {"max_norm": given.clip_norm}
-    common = {"optimizer": sgd, "clip_grad": clip, "accumulative_counts": given.accumulate}
+    common = {"optimizer": optimizer, "clip_grad": clip, "accumulative_counts": given.accumulate}
     if amp == "off":
         return PlainOptimWrapper(**common)
     if amp == "bf16":
@@ -86,7 +95,7 @@ def in_steps(length: float, schedule: Schedule, steps_per_epoch: int) -> int:
 
 
 def build_schedulers(optimizer: OptimWrapper, schedule: Schedule, steps_per_epoch: int) -> list:
-    """Warm-up, which ends, then steps or a cosine.
+    """Warm-up, which ends, then the policy of the schedule.
 
     A warm-up by the training error is not here but in :class:`resdet.engine.hooks.ErrorWarmup`.
     """
@@ -95,12 +104,22 @@ def build_schedulers(optimizer: OptimWrapper, schedule: Schedule, steps_per_epoc
     schedulers = []
     if warmup > 1:  # of one step, mmengine would never end it
         schedulers.append(LinearLR(optimizer, start_factor=schedule.warmup_factor, by_epoch=False, begin=0, end=warmup))
-    if schedule.policy == "cosine":
-        if total > warmup:
-            schedulers.append(
-                CosineAnnealingLR(optimizer, T_max=total - warmup, by_epoch=False, begin=warmup, end=total)
-            )
-    elif schedule.milestones:
-        marks = [in_steps(m, schedule, steps_per_epoch) for m in schedule.milestones]
-        schedulers.append(MultiStepLR(optimizer, milestones=marks, gamma=schedule.gamma, by_epoch=False))
-    return schedulers
+    rest = {"by_epoch": False, "begin": warmup, "end": total}
+    if schedule.policy == "step":
+        marks = [in_steps(mark, schedule, steps_per_epoch) for mark in schedule.milestones]
+        more = [MultiStepLR(optimizer, milestones=marks, gamma=schedule.gamma, by_epoch=False)] if marks else []
+    elif total <= warmup:
+        more = []
+    elif schedule.policy == "cosine":
+        more = [CosineAnnealingLR(optimizer, T_max=total - warmup, eta_min_ratio=schedule.final_factor, **rest)]
+    elif schedule.policy == "linear":
+        more = [LinearLR(optimizer, start_factor=1.0, end_factor=schedule.final_factor, **rest)]
+    elif schedule.policy == "poly":
+        least = optimizer.param_groups[0]["lr"] * schedule.final_factor
+        more = [PolyLR(optimizer, power=schedule.power, eta_min=least, **rest)]
+    elif schedule.policy == "exponential":
+        more = [ExponentialLR(optimizer, gamma=schedule.gamma ** (1 / (total - warmup)), **rest)]
+    else:
+        peak = optimizer.param_groups[0]["lr"]
+        more = [OneCycleLR(optimizer, eta_max=peak, total_steps=total - warmup, **rest)]
+    return schedulers + more

@@ -11,10 +11,10 @@ import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from mmengine.config import Config
 from torch.utils.data import DataLoader
 
 from resdet.backbones.folding import fold_batchnorm
@@ -23,13 +23,15 @@ from resdet.datasets.annotations import Annotations
 from resdet.datasets.detection import DetectionDataset
 from resdet.datasets.loading import collate
 from resdet.engine import distributed
-from resdet.engine.config import read_settings
 from resdet.engine.hooks import shown
 from resdet.engine.optim import autocast
-from resdet.engine.predictor import first_stage_of
 from resdet.errors import InputError
-from resdet.localization.settings import Localization
+from resdet.localization.localizer import PerClassLocalizer
+from resdet.localization.settings import LocalizationTest
 from resdet.localization.system import propose
+
+if TYPE_CHECKING:
+    from resdet.engine.config import ExperimentConfig
 
 SHARD = 256
 """Images of a file: 0.8 MB of 200 proposals each, and so much work at most that a stop loses."""
@@ -79,20 +81,18 @@ class StoredProposals(Sequence[np.ndarray]):
         return self._mapped[number]
 
 
-def training_proposals(config: Config, data: Annotations) -> StoredProposals:
+def training_proposals(config: ExperimentConfig, net: PerClassLocalizer, data: Annotations) -> StoredProposals:
     """The proposals for the class of each image, from the files where they are; each process computes its share.
 
     Args:
-        config: of a second stage; ``regions.first`` names the net, section ``test`` how it looks.
+        config: of a second stage; section ``test`` says how the first one looks.
+        net: the first stage, of the checkpoint ``regions.first``.
         data: the training images.
 
     Raises:
-        InputError: the checkpoint is missing, or not of a first stage for these classes; a file is damaged or cannot
-            be written.
+        InputError: a file is damaged or cannot be written.
     """
-    net = first_stage_of(config, data.classes)
-    settings = read_settings(config, "test")
-    first = Path(read_settings(config, "regions").first)
+    settings, first = config.test, Path(config.regions.first)
     folder = first.parent / f"proposals_{_identity(first, settings, data)}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -103,7 +103,7 @@ def training_proposals(config: Config, data: Annotations) -> StoredProposals:
     mine = [number for number in missing if number % distributed.world_size() == distributed.rank()]
     if mine:
         net = fold_batchnorm(net).to(distributed.device(), memory_format=torch.channels_last).eval()
-        for number, boxes in _computed(config, net, settings, data, mine):
+        for number, boxes in _computed(config, net, data, mine):
             _write(paths[number], boxes)
     distributed.wait()
     return StoredProposals(paths, len(data))
@@ -111,10 +111,10 @@ def training_proposals(config: Config, data: Annotations) -> StoredProposals:
 
 @torch.no_grad()
 def _computed(
-    config: Config, net: torch.nn.Module, settings: Localization, data: Annotations, shards: Sequence[int]
+    config: ExperimentConfig, net: PerClassLocalizer, data: Annotations, shards: Sequence[int]
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Number and (n, P, 4) boxes of each shard."""
-    loader, amp = (read_settings(config, section) for section in ("loader", "run"))
+    loader = config.loader
     batches = [
         list(range(start, min(start + loader.test_batch_size, end)))
         for shard in shards
@@ -125,8 +125,8 @@ def _computed(
     rows: list[np.ndarray] = []
     for keys, (images, targets) in zip(batches, shown(loaded, len(batches), "proposing regions"), strict=True):
         classes = [target.labels[~target.ignore][:1] for target in targets]
-        with autocast(amp.amp):
-            found = propose(images, classes=classes, first=[net], settings=settings)
+        with autocast(config.run.amp):
+            found = propose(images, classes=classes, first=[net], settings=config.test)
         rows += [of_image.boxes[0].float().cpu().numpy() for of_image in found]
         shard, last = keys[0] // SHARD, keys[-1] + 1
         if last % SHARD == 0 or last == len(data):
@@ -150,7 +150,7 @@ def _write(path: Path, boxes: np.ndarray) -> None:
         beside.unlink(missing_ok=True)
 
 
-def _identity(checkpoint: Path, settings: Localization, data: Annotations) -> str:
+def _identity(checkpoint: Path, settings: LocalizationTest, data: Annotations) -> str:
     """What proposals depend on, as 16 digits."""
     digest = hashlib.sha256(file_hash(checkpoint).encode())
     digest.update(repr((settings.view, settings.sides, settings.proposals, settings.nms_iou)).encode())

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import os
+import importlib.util
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from mmengine.config import Config
 from mmengine.evaluator import Evaluator
 from mmengine.model import MMDistributedDataParallel
 from mmengine.runner import IterBasedTrainLoop, Runner
@@ -18,9 +20,14 @@ from resdet import __version__
 from resdet.backbones.stochastic_depth import RandomResidual
 from resdet.backbones.weights import load_exactly
 from resdet.engine import distributed
-from resdet.engine.config import differences
+from resdet.engine.checkpoints import check_same, read_checkpoint, write_checkpoint
+from resdet.engine.hooks import shown
 from resdet.engine.optim import autocast
 from resdet.errors import InputError
+
+if TYPE_CHECKING:
+    from resdet.engine.config import ExperimentConfig
+    from resdet.engine.experiment import Experiment
 
 
 class StepLoop(IterBasedTrainLoop):
@@ -65,52 +72,75 @@ class StepLoop(IterBasedTrainLoop):
 
 
 class EvaluationLoop(BaseLoop):
-    """Validation: each process predicts its share, the metric joins them.
+    """Validation and test: each process predicts its share, the metric joins them.
 
     Args:
         runner: the runner.
         dataloader: this process's share of the test set.
         evaluator: mmengine's, around one of :mod:`resdet.engine.metrics`.
+        stage: which hook points are called.
     """
 
-    def __init__(self, runner: Runner, dataloader: Any, evaluator: Evaluator) -> None:
+    def __init__(
+        self, runner: Runner, dataloader: Any, evaluator: Evaluator, stage: Literal["val", "test"] = "val"
+    ) -> None:
         super().__init__(runner, dataloader)
-        self.evaluator = evaluator
+        self.evaluator, self.stage = evaluator, stage
 
     def run(self) -> dict[str, float]:
-        """Validate."""
-        runner = self.runner
-        runner.call_hook("before_val")
-        runner.call_hook("before_val_epoch")
+        """Validate or test."""
+        runner, stage = self.runner, self.stage
+        runner.call_hook(f"before_{stage}")
+        runner.call_hook(f"before_{stage}_epoch")
         runner.model.eval()
         for buffer in runner.model.buffers():  # trained BN statistics differ; rank 0's are those that are saved
             distributed.copy_from_first(buffer)
-        for batch in self.dataloader:
+        for index, batch in enumerate(shown(self.dataloader, len(self.dataloader.batch_sampler), f"{stage} images")):
+            runner.call_hook(f"before_{stage}_iter", batch_idx=index, data_batch=batch)
             with torch.no_grad(), autocast(runner.amp):
                 outputs = runner.model.val_step(batch)
             self.evaluator.process(data_samples=outputs, data_batch=batch)
-        figures = self.evaluator.evaluate(len(self.dataloader.dataset))
-        runner.call_hook("after_val_epoch", metrics=figures)
-        runner.call_hook("after_val")
-        return figures
+            runner.call_hook(f"after_{stage}_iter", batch_idx=index, data_batch=batch, outputs=outputs)
+        metrics = self.evaluator.evaluate(len(self.dataloader.dataset))
+        runner.call_hook(f"after_{stage}_epoch", metrics=metrics)
+        runner.call_hook(f"after_{stage}")
+        return metrics
 
 
 class ResdetRunner(Runner):
     """The Runner of every tool here.
 
     Its checkpoints hold tensors, numbers and texts only, so reading one never runs code from it.
+
+    Args:
+        config: of the run.
+        classes: K names.
+        settings: of mmengine's Runner.
     """
 
-    def __init__(self, *, extra_meta: dict, amp: str, **settings: Any) -> None:
-        super().__init__(**settings)
-        self.extra_meta = extra_meta  # what every checkpoint tells besides the step: task, classes, config
-        self.amp = amp
+    def __init__(self, *, config: ExperimentConfig, classes: Sequence[str], **settings: Any) -> None:
+        self.config, self.amp = config, config.run.amp
+        self.extra_meta = {  # of every checkpoint
+            "task": config.task.name,
+            "classes": list(classes),
+            "model": config.describe_model(),
+            "config": config.text,
+        }
+        super().__init__(
+            env_cfg={"mp_cfg": {"mp_start_method": "fork", "opencv_num_threads": 0}},
+            randomness={"seed": config.run.seed},
+            experiment_name=f"{Path(config.filename).stem}_{uuid.uuid4().hex[:6]}",
+            default_hooks=dict.fromkeys(("runtime_info", "timer", "sampler_seed", "logger", "checkpoint")),
+            visualizer={"type": "Visualizer", **_visualizer(config)},
+            cfg=Config(dict(config.given), filename=config.filename),
+            **settings,
+        )
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
         """Move to the device; with several processes, wrap for them, on GPUs or CPUs."""
         device = distributed.device()
         model = model.to(device, memory_format=torch.channels_last)
-        if not self.distributed:
+        if not self.distributed or self._train_loop is None:
             return model
         ids = None if device.type == "cpu" else [device.index]
         skips = any(isinstance(module, RandomResidual) for module in model.modules())  # other blocks on each process
@@ -168,7 +198,7 @@ class ResdetRunner(Runner):
         if "optimizer" not in checkpoint:
             raise InputError(filename, found="weights without an optimizer", needed="a last.pth or best.pth of a run")
         wanted = self.extra_meta
-        check_same(filename, checkpoint["meta"], classes=wanted["classes"], model=wanted["model"])
+        check_same(filename, checkpoint["meta"], classes=wanted["classes"], model=(wanted["model"], self.config.model))
         self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
         net = self.model.module if self.distributed else self.model
         load_exactly(net, checkpoint["state_dict"], source=filename)
@@ -184,70 +214,40 @@ class ResdetRunner(Runner):
         self.logger.info(f"resumed {filename} at step {self.train_loop.iter}")
 
 
-def write_checkpoint(path: Path, checkpoint: dict) -> None:
-    """Write beside the file, then move into its place.
-
-    Raises:
-        InputError: the disk refuses.
-    """
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(beside, "wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-        kept = f"{path} as it was stays" if path.exists() else "nothing was written"
-        raise InputError(f"saving {path}", found=f"{error} ({kept})", needed="space on the disk") from error
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-def read_checkpoint(path: str | Path) -> dict:
-    """A checkpoint of a run, read without unpickling objects.
-
-    Raises:
-        InputError: no such file, damaged, or of another program.
-    """
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise InputError(f"checkpoint {path}", found="no such file", needed="a .pth of a run") from error
-    except Exception as error:  # torch raises many kinds for a damaged or foreign file
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"checkpoint {path}", found=reason, needed="a .pth of a run of this program") from error
-    meta = checkpoint.get("meta") if isinstance(checkpoint, dict) else None
-    if not isinstance(meta, dict) or "classes" not in meta or "state_dict" not in checkpoint:
-        raise InputError(
-            f"checkpoint {path}", found="no state_dict with meta", needed="a .pth of a run of this program"
-        )
-    return checkpoint
-
-
-def check_same(source: object, meta: dict, *, classes: Sequence[str] | None = None, model: dict | None = None) -> None:
-    """Refuse a checkpoint that was trained for other classes, or with other settings that its weights do not show.
+def build_test_runner(experiment: Experiment, loader: Any, *, work_dir: Path, launcher: str) -> ResdetRunner:
+    """A Runner whose ``test()`` gives the metrics of an experiment.
 
     Args:
-        source: its path.
-        meta: what it says.
-        classes: those of the data.
-        model: :func:`resdet.engine.config.describe_model` of the config.
+        experiment: with trained weights.
+        loader: this process's share of its test set.
+        work_dir: folder of the log.
+        launcher: none, pytorch, slurm or mpi.
+    """
+    config = experiment.config
+    return ResdetRunner(
+        config=config,
+        classes=experiment.classes,
+        model=experiment.adapter,
+        work_dir=str(work_dir),
+        test_dataloader=loader,
+        test_cfg={"type": EvaluationLoop, "stage": "test"},
+        test_evaluator=Evaluator([experiment.metric]),
+        custom_hooks=[dict(hook) for hook in config.custom_hooks],
+        launcher=launcher,
+        log_level="WARNING",
+    )
+
+
+def _visualizer(config: ExperimentConfig) -> dict[str, Any]:
+    """The backends of section ``visualizer``, or local files and what ``run.tensorboard`` adds.
 
     Raises:
-        InputError: they differ.
+        InputError: no tensorboard is installed.
     """
-    where = f"checkpoint {source}"
-    if classes is not None and list(meta["classes"]) != list(classes):
-        raise InputError(where, found=_listed(meta["classes"]), needed=f"{_listed(classes)}, as the data has")
-    trained = meta.get("model", model)
-    if model is not None and (changed := differences(trained, model)):
-        raise InputError(
-            where,
-            found="trained with " + ", ".join(f"model.{k}={was}" for k, (was, _) in changed.items()),
-            needed=", ".join(f"model.{k}={now}" for k, (_, now) in changed.items()) + " of the config; or change that",
-        )
-
-
-def _listed(classes: Sequence[str]) -> str:
-    return f"{len(classes)} classes ({', '.join(classes[:5])}{', ...' if len(classes) > 5 else ''})"
+    if config.visualizer is not None:
+        return dict(config.visualizer)
+    if config.run.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise InputError("run.tensorboard", found="no package tensorboard", needed='pip install "resdet[tensorboard]"')
+    return {
+        "vis_backends": [{"type": "LocalVisBackend"}, *[{"type": "TensorboardVisBackend"}] * config.run.tensorboard]
+    }

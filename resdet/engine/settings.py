@@ -1,19 +1,33 @@
-"""The sections of a config that are plain numbers, with their defaults. A key that is not here is an error."""
+"""The sections of a config that are plain values: types, ranges, defaults. A key that is not here is an error."""
 
 from __future__ import annotations
 
-import math
-from typing import Literal, NamedTuple
+import inspect
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import ConfigDict, Field, model_validator
+
+from resdet.errors import InputError, nearest
+from resdet.settings import Count, CountOrNone, Fraction, NotNegative, Positive, Settings
+
+OPTIMIZERS = {
+    name: kind
+    for name, kind in vars(torch.optim).items()
+    if isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer) and kind is not torch.optim.Optimizer
+}
+"""Every optimizer of torch.optim by its name."""
 
 
-class Loader(NamedTuple):
-    """Section ``loader``."""
+class Loader(Settings):
+    """Section ``loader``: batches and the processes that read them."""
 
-    batch_size: int = 16
+    section: ClassVar[str] = "loader"
+    batch_size: Count = 16
     """Images of a training step over all processes together."""
-    workers: int = 2
+    workers: CountOrNone = 2
     """Loader processes for each training process."""
-    test_batch_size: int = 1
+    test_batch_size: Count = 1
     """Images of a test step in each process."""
     group_aspect: bool = True
     """Keep landscape and portrait images in batches of their own, so that little is padding (detection)."""
@@ -22,132 +36,183 @@ class Loader(NamedTuple):
     fraction of the time for photographs of many megapixels, and a little smoother than what testing sees."""
 
 
-class Optimizer(NamedTuple):
-    """Section ``optimizer``: SGD."""
+class Optimizer(Settings):
+    """Section ``optimizer``: a class of ``torch.optim`` and its arguments.
 
-    lr: float = 0.02
+    Arguments of that class which are not named here may be given as well, such as ``betas`` of AdamW.
+    """
+
+    model_config = ConfigDict(extra="allow")
+    section: ClassVar[str] = "optimizer"
+    type: str = "SGD"
+    """Name of a class of ``torch.optim``."""
+    lr: NotNegative = 0.02
     """Learning rate for ``batch_size`` images a step."""
-    batch_size: int = 16
+    batch_size: Count = 16
     """The batch that ``lr`` was chosen for; ``--auto-scale-lr`` scales by the one used, accumulation included."""
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-    norm_weight_decay: float | None = None
-    """Of the scales and shifts of normalisation layers; None: the same as of everything else."""
+    momentum: Fraction | None = None
+    """Of SGD and RMSprop; None: 0.9 for SGD, the class's own default for others."""
+    weight_decay: NotNegative = 1e-4
+    norm_weight_decay: NotNegative | None = None
+    """Of the scales and shifts of normalization layers; None: the same as of everything else."""
     nesterov: bool = False
-    clip_norm: float | None = None
+    """Nesterov's form of SGD's momentum."""
+    clip_norm: Annotated[float, Field(ge=1e-6)] | None = None
     """Bound of the gradient's norm over all parameters."""
-    accumulate: int = 1
+    accumulate: Count = 1
     """Steps whose gradients are averaged into one update."""
 
+    @model_validator(mode="after")
+    def _check_class(self) -> Optimizer:
+        if self.type not in OPTIMIZERS:
+            raise InputError("optimizer.type", found=repr(self.type), needed=nearest(self.type, OPTIMIZERS))
+        taken = inspect.signature(OPTIMIZERS[self.type]).parameters
+        own = {name for name in ("momentum", "nesterov") if getattr(self, name)}
+        for name in sorted({*(self.model_extra or {}), *own}):
+            if name not in taken:
+                known = {*type(self).model_fields, *taken} - {"params", name}
+                raise InputError(
+                    f"section 'optimizer', type {self.type!r}",
+                    found=f"unknown key {name!r}",
+                    needed=nearest(name, known),
+                )
+        if self.nesterov and self.momentum == 0:
+            raise InputError("optimizer.nesterov", found="True with momentum 0", needed="a momentum above 0")
+        return self
 
-class Schedule(NamedTuple):
+    def arguments(self) -> dict[str, Any]:
+        """What the class is called with, besides its parameters and its learning rate."""
+        momentum = 0.9 if self.momentum is None and self.type == "SGD" else self.momentum
+        said = {"momentum": momentum, "nesterov": self.nesterov or None, "weight_decay": self.weight_decay}
+        said |= self.model_extra or {}
+        return {name: value for name, value in said.items() if value is not None}
+
+
+class Schedule(Settings):
     """Section ``schedule``: how long, and the learning rate on the way."""
 
-    length: float = 12
+    section: ClassVar[str] = "schedule"
+    length: Annotated[float, Field(ge=0.001)] = 12
     """In ``unit``."""
     unit: Literal["epoch", "step"] = "epoch"
-    policy: Literal["step", "cosine"] = "step"
-    milestones: tuple[float, ...] = ()
+    policy: Literal["step", "cosine", "linear", "poly", "exponential", "onecycle"] = "step"
+    """How the rate falls after the warm-up: by ``gamma`` at the milestones, or all along to ``final_factor``; the
+    exponential by ``gamma`` over the whole length. ``onecycle`` rises to the rate and falls again (Smith 2018)."""
+    milestones: tuple[NotNegative, ...] = ()
     """In ``unit``: where the rate is multiplied by ``gamma``."""
-    gamma: float = 0.1
-    warmup_steps: int = 0
+    gamma: Positive = 0.1
+    power: Positive = 0.9
+    """Of the polynomial."""
+    final_factor: Fraction = 0.0
+    """Share of the rate at the end of ``cosine``, ``linear`` and ``poly``."""
+    warmup_steps: CountOrNone = 0
     """Linear warm-up over the first steps."""
-    warmup_factor: float = 0.001
+    warmup_factor: Annotated[float, Field(ge=1e-6, le=1)] = 0.001
     """Share of the rate that the warm-up starts from."""
-    warmup_error: float | None = None
+    warmup_error: Fraction | None = None
     """Classification: hold that share until the training error is below this (ResNet-110: 0.8), at most for
     ``warmup_steps``; the warm-up is then no ramp."""
-    validate_every: float = 1
+    validate_every: Annotated[float, Field(ge=0.001)] = 1
     """In ``unit``."""
 
 
-class Run(NamedTuple):
-    """Section ``run``."""
+class Run(Settings):
+    """Section ``run``: seed, precision, files and what is looked at on the way."""
 
-    seed: int = 0
+    section: ClassVar[str] = "run"
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     amp: Literal["off", "bf16", "fp16"] = "off"
     """Autocast; fp16 needs a GPU."""
-    log_every: int = 50
+    log_every: Count = 50
     """Steps."""
-    checkpoint_every: int = 1000
+    checkpoint_every: Count = 1000
     """Steps between two writings of last.pth (it is also written at each validation and at the end)."""
-    ema: float | None = None
+    ema: Annotated[float, Field(ge=0.01, le=0.99999)] | None = None
     """Decay of an exponential moving average of the weights, which is then what is tested and saved."""
-    early_stopping: int | None = None
+    early_stopping: Count | None = None
     """Validations without a better score after which training stops."""
     compile: Literal["off", "default", "reduce-overhead"] = "off"
     """torch.compile of the net in training (:mod:`resdet.engine.compiled`); needs a C++ compiler, and pays on a GPU."""
     tensorboard: bool = False
+    """Curves for TensorBoard; the same as section ``visualizer`` with mmengine's TensorboardVisBackend."""
     sync_check: bool = False
     """Look at each loss at once instead of one step later: slower on a GPU, for hunting a NaN."""
 
 
-class Publish(NamedTuple):
+class Publish(Settings):
     """Section ``publish``: what the classification tool does at its end."""
 
+    section: ClassVar[str] = "publish"
     checkpoint: Literal["last", "best"] = "last"
     """Which checkpoint becomes the published backbone; the best one is chosen on the test data."""
-
-    statistics_images: int | None = 10_000
+    statistics_images: Count | None = 10_000
     """Training images over which BN statistics are computed; None takes all."""
 
 
-class ClassifierTest(NamedTuple):
-    """Section ``test`` of a classification config; that of a detector is :class:`resdet.inference.settings.Inference`.
+class ClassifierTest(Settings):
+    """Section ``test`` of a classification config.
 
     The views of an image (10 crops, several scales) are made by the data: ``test_data.crops``, ``test_data.dense``.
     """
 
+    section: ClassVar[str] = "test"
     ensemble: tuple[str, ...] = ()
     """Checkpoints of further nets for the same classes; probabilities are averaged."""
 
 
-class Crop(NamedTuple):
+class Crop(Settings):
     """Section ``crop`` of a localizer's first stage: the crops that it is trained on, as large as its model says.
 
     See :class:`resdet.datasets.loc_view.LocalizationCrop`.
     """
 
+    section: ClassVar[str] = "crop"
     shorter_side: tuple[int, int] = (256, 480)
     """Least and largest shorter side that the whole image is scaled to."""
-    flip: float = 0.5
+    flip: Fraction = 0.5
     """Probability of the mirror image."""
-    colour_std: float = 0.1
+    colour_std: NotNegative = 0.1
     """Standard deviation of AlexNet's alpha; 0 leaves the colours alone."""
-    min_visible: float = 0.25
+    min_visible: Fraction = 0.25
     """Share of a box that must be in the crop."""
 
 
-class Regions(NamedTuple):
+class Regions(Settings):
     """Section ``regions`` of a localizer's second stage: what it is trained on.
 
     The proposals are those that section ``test`` makes of the first stage, for the true class of each training image.
     """
 
+    section: ClassVar[str] = "regions"
     first: str = ""
     """Checkpoint of the first stage; its proposals are written beside it."""
-    per_image: int = 1
+    per_image: Count = 1
     """Regions of each image of a batch. The paper's 256 regions are drawn one by one, which is 1 of 256 images; fewer
     images with more regions each decode less."""
-    positive_fraction: float = 0.25
+    positive_fraction: Fraction = 0.25
     """Share that overlaps an object by 0.5 or more (R-CNN)."""
-    flip: float = 0.5
+    flip: Fraction = 0.5
     """Probability of the mirror image."""
-    colour_std: float = 0.1
+    colour_std: NotNegative = 0.1
     """Standard deviation of AlexNet's alpha; 0 leaves the colours alone."""
 
 
-RANGES: dict[str, tuple[float, float]] = {
-    **dict.fromkeys(("loader.batch_size", "loader.test_batch_size", "optimizer.batch_size"), (1, math.inf)),
-    **dict.fromkeys(("optimizer.accumulate", "run.log_every", "run.checkpoint_every"), (1, math.inf)),
-    **dict.fromkeys(("run.early_stopping", "publish.statistics_images", "regions.per_image"), (1, math.inf)),
-    **dict.fromkeys(("crop.flip", "crop.min_visible", "regions.flip", "regions.positive_fraction"), (0, 1)),
-    **dict.fromkeys(("schedule.length", "schedule.validate_every"), (0.001, math.inf)),
-    **dict.fromkeys(("test.vote", "test.score_threshold", "test.nms_iou"), (0, 1)),
-    "test.max_per_image": (1, math.inf),
-    "schedule.warmup_factor": (1e-6, 1),
-    "optimizer.clip_norm": (1e-6, math.inf),
-    **dict.fromkeys(("optimizer.momentum", "schedule.warmup_error"), (0, 1)),
-    "run.ema": (0.01, 0.99999),
-}
-"""Least and greatest value; numbers that are not here may not be negative."""
+class Values(Settings):
+    """The sections of a config that are one value."""
+
+    task: str = ""
+    """detection, classification or localization."""
+    metric: str = ""
+    """coco, voc07, voc12, classification or localization."""
+    augmentation: tuple[str | dict[str, Any], ...] = ("flip",)
+    """Of detection samples, in order: short names, or albumentations' transforms as ``dict(type=NAME, ...)``."""
+    load_from: str | None = None
+    """A trained checkpoint to start from; the layers of its classes are taken over where the classes are the same."""
+    custom_hooks: tuple[dict[str, Any], ...] = ()
+    """mmengine hooks, ``dict(type=..., ...)``."""
+    visualizer: dict[str, Any] | None = None
+    """``dict(vis_backends=[dict(type="WandbVisBackend"), ...])``, as mmengine's Runner takes it."""
+
+    def by_name(self) -> dict[str, Any]:
+        """Name to value."""
+        return {name: getattr(self, name) for name in type(self).model_fields}

@@ -1,45 +1,34 @@
-"""Training from a config: what ``tools/train_det.py`` and ``tools/train_cls.py`` do."""
+"""Training from a config: what ``tools/train_det.py``, ``train_cls.py`` and ``train_loc.py`` do."""
 
 from __future__ import annotations
 
-import importlib.util
 import statistics
-import uuid
 import warnings
 from collections.abc import Mapping
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-import torch
-from mmengine.config import Config
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import EMAHook
 
-from resdet.backbones.statistics import compute_batchnorm_statistics
-from resdet.backbones.weights import load_exactly, publish
-from resdet.datasets.loading import EvaluationShare
+from resdet.backbones.weights import load_exactly
 from resdet.engine import distributed
+from resdet.engine.checkpoints import read_checkpoint
 from resdet.engine.compiled import compile_parts
-from resdet.engine.config import describe_model, read_settings
+from resdet.engine.config import ExperimentConfig
 from resdet.engine.evaluate import evaluate
 from resdet.engine.experiment import Experiment, build_experiment, test_loader, train_loader
 from resdet.engine.hooks import Checkpoints, ErrorWarmup, FiniteLoss, Progress, StepSeed
 from resdet.engine.optim import build_optimizer, build_schedulers, in_steps
-from resdet.engine.runner import EvaluationLoop, ResdetRunner, StepLoop, read_checkpoint
+from resdet.engine.runner import EvaluationLoop, ResdetRunner, StepLoop
+from resdet.engine.settings import Schedule
 from resdet.errors import InputError
 from resdet.evaluation.report import provenance, write_json
 
-CLASS_LAYERS = {
-    "detection": ("*.class_logits.*", "*.box_deltas.*"),
-    "classification": ("net.net.fc.*", "net.net.classifier.6.*"),
-    "localization": ("net.rpn.objectness.*", "net.rpn.deltas.*", "net.scores.*", "net.deltas.*"),
-}
-"""Layers with one output per class, by task."""
-
 
 def train(
-    config: Config,
+    config: ExperimentConfig,
     *,
     work_dir: str | Path,
     launcher: str = "none",
@@ -65,8 +54,8 @@ def train(
     work_dir = Path(work_dir)
     if resume == "auto":
         resume = str(work_dir / "last.pth") if (work_dir / "last.pth").exists() else None
-    experiment = build_experiment(config, training=True, load_init=resume is None)
-    if config.get("load_from") and resume is None:
+    experiment = build_experiment(config, load_init=resume is None)
+    if config.load_from and resume is None:
         load_trained(experiment, config.load_from)
     runner, checkpoints, progress = build_runner(
         experiment, work_dir=work_dir, launcher=launcher, auto_scale_lr=auto_scale_lr
@@ -77,17 +66,16 @@ def train(
         runner.train()
     finally:
         progress.stop()
-    figures = checkpoints.figures
+    metrics = checkpoints.figures
     if distributed.rank() == 0:
-        record = provenance(config.filename, work_dir / "last.pth", seed=runner.seed, config_text=config.pretty_text)
-        write_json(work_dir / "metrics.json", {"figures": figures, "classes": experiment.classes, **record})
-    if config.task == "classification":
-        publish_classifier(experiment, work_dir, figures)
-    return figures
+        record = provenance(config.filename, work_dir / "last.pth", seed=runner.seed, config_text=config.text)
+        write_json(work_dir / "metrics.json", {"figures": metrics, "classes": experiment.classes, **record})
+    config.task.published(experiment, work_dir, metrics, evaluate)
+    return metrics
 
 
 def train_seeds(
-    configs: Mapping[int, Config],
+    configs: Mapping[int, ExperimentConfig],
     *,
     work_dir: str | Path,
     launcher: str = "none",
@@ -118,7 +106,7 @@ def train_seeds(
     summary = {k: (statistics.fmean(v), statistics.stdev(v) if len(v) > 1 else 0.0) for k, v in values.items()}
     if distributed.rank() == 0:
         first = next(iter(configs.values()))
-        record = provenance(first.filename, None, config_text=first.pretty_text)
+        record = provenance(first.filename, None, config_text=first.text)
         content = {"mean_and_deviation": summary, "runs": runs, **record}
         write_json(Path(work_dir) / "seeds.json", content)
     return summary
@@ -129,7 +117,7 @@ def build_runner(
 ) -> tuple[ResdetRunner, Checkpoints, Progress]:
     """Mmengine's Runner over the experiment, and the two hooks that the caller asks for results."""
     config = experiment.config
-    optimizer, schedule, run, loader = (read_settings(config, s) for s in ("optimizer", "schedule", "run", "loader"))
+    optimizer, schedule, run, loader = config.optimizer, config.schedule, config.run, config.loader
     batches = train_loader(experiment)
     steps = batches.batch_sampler.steps_per_epoch
     total = in_steps(schedule.length, schedule, steps)
@@ -143,58 +131,46 @@ def build_runner(
     if unit > 1:  # the rate is set at each step, so first before the first update, which mmengine finds suspicious
         warnings.filterwarnings("ignore", "Detected call of `scheduler.step", UserWarning)
     compile_parts(experiment.net, run.compile)
-    optim = build_optimizer(experiment.task, optimizer, amp=run.amp, lr=lr)
+    optim = build_optimizer(experiment.adapter, optimizer, amp=run.amp, lr=lr)
     checkpoints = Checkpoints(
         every=checkpoint_every, score=experiment.metric.higher_is_better, patience=run.early_stopping
     )
     progress = Progress(every=run.log_every, batch_size=loader.batch_size)
     hooks: list[Any] = [StepSeed(), FiniteLoss(at_once=run.sync_check), progress, checkpoints]
-    if schedule.warmup_error is not None:
-        if config.task != "classification" or schedule.policy != "step":
-            needed = "a classification config with schedule.policy='step'"
-            raise InputError("schedule.warmup_error", found=f"task {config.task!r}, {schedule.policy!r}", needed=needed)
-        if not schedule.warmup_steps:
-            needed = "schedule.warmup_steps, at which it ends whatever the error"
-            raise InputError("schedule.warmup_error", found="no bound", needed=needed)
-        warmup = {"factor": schedule.warmup_factor, "error": schedule.warmup_error, "steps": schedule.warmup_steps}
-        hooks.append(ErrorWarmup(**warmup))
-    if run.ema is not None:
-        hooks.append(EMAHook(momentum=1 - run.ema))
-    if run.tensorboard and importlib.util.find_spec("tensorboard") is None:
-        raise InputError("run.tensorboard", found="no package tensorboard", needed='pip install "resdet[tensorboard]"')
-    backends = [{"type": "LocalVisBackend"}] + [{"type": "TensorboardVisBackend"}] * run.tensorboard
-    mine = ("runtime_info", "timer", "sampler_seed", "logger", "checkpoint")
+    hooks += [_warmup(config, schedule)] if schedule.warmup_error is not None else []
+    hooks += [EMAHook(momentum=1 - run.ema)] if run.ema is not None else []
     runner = ResdetRunner(
-        extra_meta={
-            "task": config.task,
-            "classes": list(experiment.classes),
-            "model": describe_model(config),
-            "config": config.pretty_text,
-        },
-        amp=run.amp,
-        model=experiment.task,
+        config=config,
+        classes=experiment.classes,
+        model=experiment.adapter,
         work_dir=str(work_dir),
         train_dataloader=batches,
         val_dataloader=test_loader(experiment, kept=True),
-        train_cfg={
-            "type": StepLoop,
-            "max_iters": total,
-            "val_interval": min(total, validate_every),
-        },
+        train_cfg={"type": StepLoop, "max_iters": total, "val_interval": min(total, validate_every)},
         val_cfg={"type": EvaluationLoop},
         val_evaluator=Evaluator([experiment.metric]),
         optim_wrapper=optim,
         param_scheduler=build_schedulers(optim, schedule, steps) or None,
-        default_hooks=dict.fromkeys(mine),
-        custom_hooks=hooks,
+        custom_hooks=[*hooks, *(dict(hook) for hook in config.custom_hooks)],
         launcher=launcher,
-        env_cfg={"mp_cfg": {"mp_start_method": "fork", "opencv_num_threads": 0}},
-        randomness={"seed": run.seed},
-        visualizer={"type": "Visualizer", "vis_backends": backends},
-        experiment_name=f"{Path(config.filename).stem}_{uuid.uuid4().hex[:6]}",
-        cfg=config,
     )
     return runner, checkpoints, progress
+
+
+def _warmup(config: ExperimentConfig, schedule: Schedule) -> ErrorWarmup:
+    """The warm-up that the training error ends.
+
+    Raises:
+        InputError: another task, another policy, or no bound.
+    """
+    if config.task.name != "classification" or schedule.policy != "step":
+        found = f"task {config.task.name!r}, {schedule.policy!r}"
+        needed = "a classification config with schedule.policy='step'"
+        raise InputError("schedule.warmup_error", found=found, needed=needed)
+    if not schedule.warmup_steps:
+        needed = "schedule.warmup_steps, at which it ends whatever the error"
+        raise InputError("schedule.warmup_error", found="no bound", needed=needed)
+    return ErrorWarmup(factor=schedule.warmup_factor, error=schedule.warmup_error, steps=schedule.warmup_steps)
 
 
 def load_trained(experiment: Experiment, path: str) -> None:
@@ -207,63 +183,11 @@ def load_trained(experiment: Experiment, path: str) -> None:
     """
     checkpoint = read_checkpoint(path)
     backbone = checkpoint["meta"].get("model", {}).get("backbone")  # strides may differ where weights fit
-    if backbone not in (None, experiment.config.model.get("backbone")):
-        needed = f"model.backbone={experiment.config.model.get('backbone')} of the config; or change that"
+    own = experiment.config.model.settings.backbone
+    if backbone not in (None, own):
+        needed = f"model.backbone={own} of the config; or change that"
         raise InputError(f"load_from {path}", found=f"model.backbone={backbone}", needed=needed)
     same = tuple(checkpoint["meta"]["classes"]) == experiment.classes
-    free = () if same else CLASS_LAYERS[experiment.config.task]
+    free = () if same else experiment.config.task.class_layers
     state = {k: v for k, v in checkpoint["state_dict"].items() if not any(fnmatch(k, pattern) for pattern in free)}
-    load_exactly(experiment.task, state, source=path, allowed_missing=free)
-
-
-def publish_classifier(experiment: Experiment, work_dir: Path, figures: dict[str, float]) -> None:
-    """Appendix A's step between the two tasks: BN statistics over the training set, then frozen for detection.
-
-    A checkpoint gets them, is tested once more, and becomes ``<backbone>.safetensors``. ``metrics.json`` holds both the
-    figures of the last step and those of what was published.
-    """
-    config = experiment.config
-    distributed.wait()  # for rank 0, which writes it
-    source = work_dir / f"{read_settings(config, 'publish').checkpoint}.pth"
-    load_exactly(experiment.task, read_checkpoint(source)["state_dict"], source=source)
-    device = next(experiment.task.parameters()).device
-    images = compute_batchnorm_statistics(experiment.net, _statistics_batches(experiment), device=device)
-    published = evaluate(experiment)
-    name = config.model.get("backbone")
-    facts = {
-        "backbone": name,
-        "classes": list(experiment.classes),
-        "figures": published,
-        "checkpoint": source.name,
-        "statistics_images": images,
-        "config": config.pretty_text,
-    }
-    if distributed.rank() == 0:
-        path = publish(work_dir / f"{name}.safetensors", experiment.net.net.state_dict(), facts)
-        record = provenance(
-            config.filename, path, seed=read_settings(config, "run").seed, config_text=config.pretty_text
-        )
-        write_json(
-            work_dir / "metrics.json",
-            {
-                "figures": figures,
-                "published": published,
-                "classes": experiment.classes,
-                "statistics_images": images,
-                **record,
-            },
-        )
-    distributed.wait()
-
-
-def _statistics_batches(experiment: Experiment):
-    """Images of the training set as they are trained on, spread evenly over it and over the processes."""
-    data, settings = experiment.train_set, read_settings(experiment.config, "loader")
-    limit = read_settings(experiment.config, "publish").statistics_images
-    count = len(data) if limit is None else min(limit, len(data))
-    rows = torch.linspace(0, len(data) - 1, count).long().tolist()
-    share = EvaluationShare(count, 64, rank=distributed.rank(), world=distributed.world_size())
-    picked = torch.utils.data.Subset(data, rows)
-    loader = torch.utils.data.DataLoader(picked, batch_sampler=share, num_workers=settings.workers)
-    for images, _ in loader:
-        yield images
+    load_exactly(experiment.adapter, state, source=path, allowed_missing=free)

@@ -21,7 +21,7 @@ from resdet.inference.ensemble import average, join
 from resdet.inference.fusion import fuse
 from resdet.inference.multiscale import embed_maxout, merge_proposals
 from resdet.inference.refinement import refine
-from resdet.inference.settings import Inference, check
+from resdet.inference.settings import TestSettings
 from resdet.inference.stages import Stages
 from resdet.inference.view import View, flatten, mirror
 from resdet.inference.voting import vote
@@ -44,7 +44,7 @@ class Predictor(nn.Module):
 
     Args:
         nets: one or more, for the same classes. The first one's suppression settings and input frame are used.
-        settings: see :class:`Inference`; its ``ensemble`` is ``nets[1:]`` here.
+        settings: see :class:`TestSettings`; its ``ensemble`` is ``nets[1:]`` here.
         timed: wait for the GPU at the ends of each stage, so that ``seconds`` are those of its own work.
 
     Attributes:
@@ -55,10 +55,11 @@ class Predictor(nn.Module):
         InputError: settings that make no sense, alone or together; nets of different numbers of classes.
     """
 
-    def __init__(self, nets: Sequence[FasterRCNN], settings: Inference | None = None, *, timed: bool = False) -> None:
+    def __init__(
+        self, nets: Sequence[FasterRCNN], settings: TestSettings | None = None, *, timed: bool = False
+    ) -> None:
         super().__init__()
-        settings = settings or Inference()
-        check(settings)
+        settings = settings or TestSettings()
         counts = {net.num_classes for net in nets}
         if len(counts) != 1:
             raise InputError("ensemble", found=f"nets of {sorted(counts)} classes", needed="the same classes in all")

@@ -1,4 +1,4 @@
-"""Localizers from scalars. Configs name these functions.
+"""Localizers from their settings. Configs name these functions.
 
 Differs from the paper: it tells neither the sizes of the anchors, chosen for crops of 224 here, nor what becomes of BN
 in fine-tuning, which is a constant here as in the paper's detectors.
@@ -7,6 +7,7 @@ in fine-tuning, which is a constant here as in the paper's detectors.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from torch import nn
 
@@ -19,81 +20,82 @@ from resdet.detection.preprocess import Preprocess
 from resdet.localization.localizer import PerClassLocalizer
 from resdet.localization.per_class_rpn import PerClassRPN
 from resdet.localization.region_localizer import RegionLocalizer
+from resdet.settings import Changeable, Count, CountOrNone, Fraction, Positive, Settings, takes_settings
 
 LONGEST = 16
 """Bound of an image's longer side in crops. It is no setting: it only keeps strips from filling the memory."""
 
 
-def per_class_rpn_localizer(
-    *,
-    backbone: str,
-    num_classes: int,
-    init: str | None = None,
-    crop: int = 224,
-    frozen_stages: int = 0,
-    frozen_batchnorm: bool = True,
-    anchor_sizes: Sequence[float] = (64, 128, 256),
-    anchor_ratios: Sequence[float] = (0.5, 1.0, 2.0),
-    anchors_per_image: int = 8,
-    positive_iou: float = 0.7,
-    background_iou: tuple[float, float] = (0.0, 0.3),
-) -> PerClassLocalizer:
-    """The first stage: a per-class RPN on conv5_x.
+class LocalizerSettings(Settings):
+    """What both stages have."""
 
-    Args:
-        backbone: a name of ``BACKBONES``, residual.
-        num_classes: K.
-        init: weights of the classification net that it is fine-tuned from: a file, ``"pretrained"`` (timm/ and
-            torchvision/ names) or None.
-        crop: side of the training crops in pixels; the test's centre crop is as large.
-        frozen_stages: 1 freezes the stem, 2 also conv2_x, ...; the paper does not say that it freezes any.
-        frozen_batchnorm: BN as a constant affine map, as in detection; without pre-trained weights it has to learn.
-        anchor_sizes: sides in pixels of the net's input. The paper names none. Ren's are twice as large, but a crop of
-            224 has no object for which an anchor of 512 is the best, so its weights would see background alone.
-        anchor_ratios: height over width; Ren's.
-        anchors_per_image: in the loss, half of them positive at most.
-        positive_iou: an anchor of at least this IoU is positive, as is the best one of each object.
-        background_iou: an anchor with an IoU in [low, high) is background.
-    """
-    trunk = freeze_stages(Trunk(_net(backbone, init, frozen_batchnorm), last=5), frozen_stages)
-    anchors = Anchors([tuple(anchor_sizes)], [trunk.strides[-1]], tuple(anchor_ratios))
+    section: ClassVar[str] = "model"
+    backbone: str
+    """A name of ``BACKBONES``, residual."""
+    num_classes: Changeable[Count | None] = None
+    """K; None follows the data."""
+    init: Changeable[str | None] = None
+    """Weights of the classification net that it is fine-tuned from: a file, ``"pretrained"`` (timm/ and torchvision/
+    names) or None."""
+    frozen_batchnorm: Changeable[bool] = True
+    """BN as a constant affine map, as in detection; without pre-trained weights it has to learn."""
+
+
+class FirstStageSettings(LocalizerSettings):
+    """A per-class RPN on conv5_x."""
+
+    crop: Count = 224
+    """Side of the training crops in pixels; the test's centre crop is as large."""
+    frozen_stages: Changeable[CountOrNone] = 0
+    """1 freezes the stem, 2 also conv2_x, ...; the paper does not say that it freezes any."""
+    anchor_sizes: Sequence[Positive] = (64, 128, 256)
+    """Sides in pixels of the net's input. The paper names none. Ren's are twice as large, but a crop of 224 has no
+    object for which an anchor of 512 is the best, so its weights would see background alone."""
+    anchor_ratios: Sequence[Positive] = (0.5, 1.0, 2.0)
+    """Height over width; Ren's."""
+    anchors_per_image: Changeable[Count] = 8
+    """In the loss, half of them positive at most."""
+    positive_iou: Changeable[Fraction] = 0.7
+    """An anchor of at least this IoU is positive, as is the best one of each object."""
+    background_iou: Changeable[tuple[Fraction, Fraction]] = (0.0, 0.3)
+    """An anchor with an IoU in [low, high) is background."""
+
+
+class SecondStageSettings(LocalizerSettings):
+    """An R-CNN on warped regions."""
+
+    side: Count = 224
+    """Of the warped regions in pixels."""
+
+
+@takes_settings
+def per_class_rpn_localizer(settings: FirstStageSettings) -> PerClassLocalizer:
+    """The first stage."""
+    trunk = freeze_stages(Trunk(_net(settings), last=5), settings.frozen_stages)
+    anchors = Anchors([tuple(settings.anchor_sizes)], [trunk.strides[-1]], tuple(settings.anchor_ratios))
     rpn = PerClassRPN(
         trunk.channels[-1],
-        num_classes,
+        settings.num_classes,
         anchors,
-        count=anchors_per_image,
-        positive_iou=positive_iou,
-        background_iou=tuple(background_iou),
+        count=settings.anchors_per_image,
+        positive_iou=settings.positive_iou,
+        background_iou=settings.background_iou,
     )
-    return PerClassLocalizer(_preprocess(crop), trunk, rpn)
+    return PerClassLocalizer(_preprocess(settings.crop), trunk, rpn)
 
 
-def region_localizer(
-    *,
-    backbone: str,
-    num_classes: int,
-    init: str | None = None,
-    side: int = 224,
-    frozen_batchnorm: bool = True,
-) -> RegionLocalizer:
-    """The second stage: an R-CNN on warped regions.
-
-    Args:
-        backbone: a name of ``BACKBONES``, residual.
-        num_classes: K.
-        init: weights of the classification net that it is fine-tuned from, as of the first stage.
-        side: of the warped regions in pixels.
-        frozen_batchnorm: BN as a constant affine map; without pre-trained weights it has to learn.
-    """
-    net = _net(backbone, init, frozen_batchnorm)
-    return RegionLocalizer(_preprocess(side), net, BACKBONES[backbone].channels[-1], num_classes=num_classes)
+@takes_settings
+def region_localizer(settings: SecondStageSettings) -> RegionLocalizer:
+    """The second stage."""
+    width = BACKBONES[settings.backbone].channels[-1]
+    return RegionLocalizer(_preprocess(settings.side), _net(settings), width, num_classes=settings.num_classes)
 
 
-def _net(backbone: str, init: str | None, frozen_batchnorm: bool) -> nn.Module:
+def _net(settings: LocalizerSettings) -> nn.Module:
     """A residual net without its linear layer: (N, 3, H, W) to the (N, D) mean of its last map."""
-    net = init_backbone(backbone, init)
-    check_residual(net, where=f"backbone {backbone!r} of a localizer")
-    return freeze_batchnorm(net) if frozen_batchnorm else net
+    net = init_backbone(settings.backbone, settings.init)
+    check_residual(net, where=f"backbone {settings.backbone!r} of a localizer")
+    return freeze_batchnorm(net) if settings.frozen_batchnorm else net
 
 
 def _preprocess(side: int) -> Preprocess:

@@ -15,7 +15,7 @@ from resdet.detection.rpn import MIN_SIDE
 from resdet.errors import InputError
 from resdet.localization.per_class_rpn import PerClassRPN
 from resdet.localization.selection import best, join
-from resdet.localization.settings import Localization, check
+from resdet.localization.settings import LocalizationTest
 from resdet.structures import ClassBoxes, ImageBatch, Localizations, Target
 
 
@@ -58,7 +58,7 @@ class PerClassLocalizer(nn.Module):
         """Side of the training crops."""
         return self.preprocess.test_side
 
-    def looks(self, settings: Localization) -> list[Look]:
+    def looks(self, settings: LocalizationTest) -> list[Look]:
         """How the settings let this net see an image."""
         sides = settings.sides or (round(self.crop * 8 / 7),)  # 256 for 224
         if settings.view == "centre" and min(sides) < self.crop:
@@ -117,11 +117,10 @@ class PerClassLocalizer(nn.Module):
 
     @torch.no_grad()
     def predict(
-        self, images: Sequence[Tensor], classes: Sequence[Tensor], settings: Localization | None = None
+        self, images: Sequence[Tensor], classes: Sequence[Tensor], settings: LocalizationTest | None = None
     ) -> list[Localizations]:
         """The best box of each class asked for; see :meth:`candidates`. Call it in eval mode."""
-        settings = settings or Localization()
-        check(settings)
+        settings = settings or LocalizationTest()
         seen = [self.candidates(images, classes, look) for look in self.looks(settings)]
         return best([join(parts) for parts in zip(*seen, strict=True)], vote=settings.vote)
 

@@ -15,7 +15,7 @@ from resdet.errors import InputError
 from resdet.localization.ensemble import check_classes
 from resdet.localization.localizer import PerClassLocalizer
 from resdet.localization.region_localizer import RegionLocalizer
-from resdet.localization.settings import Localization, check
+from resdet.localization.settings import LocalizationTest
 from resdet.localization.system import localize
 from resdet.structures import Localizations
 
@@ -42,11 +42,10 @@ class LocalizationPredictor(nn.Module):
         *,
         second: Sequence[RegionLocalizer] = (),
         classifiers: Sequence[Classifier] = (),
-        settings: Localization | None = None,
+        settings: LocalizationTest | None = None,
     ) -> None:
         super().__init__()
-        self.settings = settings or Localization()
-        check(self.settings)
+        self.settings = settings or LocalizationTest()
         check_classes([*first, *second])
         self.first, self.second = nn.ModuleList(first), nn.ModuleList(second)
         self.classifier = Ensemble(classifiers) if classifiers else None
@@ -84,7 +83,7 @@ class LocalizationPredictor(nn.Module):
         return localize(images, classes=asked, first=self.first, second=self.second, settings=self.settings)
 
 
-def _classifier_view(settings: Localization):
+def _classifier_view(settings: LocalizationTest):
     """How the classifiers see an image: as in :func:`resdet.datasets.sources.test_view`."""
     crop, sides = settings.classifier_crop, settings.classifier_sides
     if settings.classifier_view == "dense":

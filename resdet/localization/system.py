@@ -14,7 +14,7 @@ from resdet.localization.ensemble import average, check_classes, merge
 from resdet.localization.localizer import PerClassLocalizer
 from resdet.localization.region_localizer import RegionLocalizer
 from resdet.localization.selection import best, join, propose_best
-from resdet.localization.settings import Localization, check
+from resdet.localization.settings import LocalizationTest
 from resdet.structures import ClassBoxes, Localizations
 
 
@@ -25,7 +25,7 @@ def localize(
     classes: Sequence[Tensor],
     first: Sequence[PerClassLocalizer],
     second: Sequence[RegionLocalizer] = (),
-    settings: Localization | None = None,
+    settings: LocalizationTest | None = None,
 ) -> list[Localizations]:
     """A box for each class asked for, in the frame of what was passed in.
 
@@ -39,8 +39,7 @@ def localize(
     Raises:
         InputError: settings or classes that make no sense; nets of different numbers of classes.
     """
-    settings = settings or Localization()
-    check(settings)
+    settings = settings or LocalizationTest()
     check_classes([*first, *second])
     seen = _candidates(images, classes, first, settings)
     if not second:
@@ -58,7 +57,7 @@ def propose(
     *,
     classes: Sequence[Tensor],
     first: Sequence[PerClassLocalizer],
-    settings: Localization | None = None,
+    settings: LocalizationTest | None = None,
 ) -> list[ClassBoxes]:
     """The proposals that the second stage is given; of training images, for their true class, it learns from them.
 
@@ -68,14 +67,13 @@ def propose(
         first: likewise; ``settings.proposals`` of each.
         settings: likewise.
     """
-    settings = settings or Localization()
-    check(settings)
+    settings = settings or LocalizationTest()
     check_classes(first)
     return [_proposals(of_image, settings) for of_image in _candidates(images, classes, first, settings)]
 
 
 def _candidates(
-    images: Sequence[Tensor], classes: Sequence[Tensor], nets: Sequence[PerClassLocalizer], settings: Localization
+    images: Sequence[Tensor], classes: Sequence[Tensor], nets: Sequence[PerClassLocalizer], settings: LocalizationTest
 ) -> list[list[ClassBoxes]]:
     """Of each image, what each net says at all scales."""
     of_nets = []
@@ -85,6 +83,6 @@ def _candidates(
     return [list(of_image) for of_image in zip(*of_nets, strict=True)]
 
 
-def _proposals(of_nets: Sequence[ClassBoxes], settings: Localization) -> ClassBoxes:
+def _proposals(of_nets: Sequence[ClassBoxes], settings: LocalizationTest) -> ClassBoxes:
     count, nms_iou = settings.proposals, settings.nms_iou
     return join([propose_best(candidates, count=count, nms_iou=nms_iou) for candidates in of_nets])

@@ -12,7 +12,7 @@ from resdet.datasets import folder, sources
 from resdet.datasets.images import read_reduced
 from resdet.datasets.loading import EvaluationShare
 from resdet.datasets.views import CenterView, TenCropView, WholeView, collate_views
-from resdet.engine.tasks import ClassificationTask
+from resdet.engine.tasks.classification import ClassificationAdapter
 from resdet.errors import InputError
 
 
@@ -53,7 +53,7 @@ def test_views_of_a_test(root):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_and_processes_do_not_change_the_scores(root, ways, workers):
     data = sources.test_folder(root=root, crop=32, shorter_side=36, **ways)
-    task = ClassificationTask(Classifier(Pooled(), window=3)).eval()
+    task = ClassificationAdapter(Classifier(Pooled(), window=3)).eval()
     scores = {}
     for batch_size, world in ((1, 1), (3, 1), (2, 2)):
         seen = {}

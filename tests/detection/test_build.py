@@ -120,7 +120,7 @@ def test_frozen_parts():
 def test_one_anchor_size_for_each_level():
     with pytest.raises(InputError) as caught:
         faster_rcnn_fpn(backbone="resnet18-half", num_classes=2, anchor_sizes=(32, 64))
-    assert "found:  2 groups: [(32,), (64,)]" in str(caught.value)
+    assert "found:  2 groups: [(32.0,), (64.0,)]" in str(caught.value)
     assert "needed: one group for each of the 5 feature levels" in str(caught.value)
 
 

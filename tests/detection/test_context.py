@@ -12,7 +12,7 @@ from resdet.detection.build import faster_rcnn_c4, faster_rcnn_fpn
 from resdet.detection.context import concatenate, image_vectors, no_vectors, whole_images
 from resdet.detection.faster_rcnn import FasterRCNN
 from resdet.inference.predictor import Predictor
-from resdet.inference.settings import Inference
+from resdet.inference.settings import TestSettings
 from resdet.structures import Target
 
 K = 3
@@ -159,7 +159,7 @@ def test_an_image_is_embedded_once(kind, context):
     width = max(len(scored.boxes) for scored in net.score(images)[0])
     assert 2 < regions <= 12 and sorted(rows) == sorted(([2] * context + [2 * width]) * 2)
     rows.clear()
-    Predictor([net], Inference(refine=2)).predict(images)
+    Predictor([net], TestSettings(refine=2)).predict(images)
     assert sorted(rows) == [2] * context + [regions] * 3
 
 

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from resdet.detection import rpn
 from resdet.detection.build import faster_rcnn_c4, faster_rcnn_fpn
-from resdet.engine.tasks import DetectionTask
+from resdet.engine.tasks.detection import DetectionAdapter
 from resdet.structures import Target
 
 WAITS = ("nms", "nonzero", "_local_scalar_dense", "masked_select", "unique", "equal", "bincount", "repeat_interleave")
@@ -66,7 +66,7 @@ def waits(builder, *, images: int, training: bool) -> Counter[str]:
         ]
         with HostWaits() as seen:
             if training:  # not backwards: autograd's own engine would want a real device
-                task = DetectionTask(net)
+                task = DetectionAdapter(net)
                 task.data_preprocessor._device = torch.device("cuda")  # as task.to() would set
                 task(*task.data_preprocessor([shown, truth], True), mode="loss")
             else:

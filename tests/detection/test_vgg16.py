@@ -18,7 +18,7 @@ from resdet.detection.roi_head import ClassifierEmbedding
 from resdet.detection.rpn import Cut
 from resdet.errors import InputError
 from resdet.inference.predictor import Predictor
-from resdet.inference.settings import Inference
+from resdet.inference.settings import TestSettings
 from resdet.structures import Target
 
 IMAGE = torch.randint(0, 256, (3, 64, 80), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -155,7 +155,7 @@ def test_appendix_b():
     plain = Predictor([net]).predict([IMAGE])[0]
     for found, needed in zip(plain, net.predict([IMAGE])[0], strict=True):
         assert_close(found, needed)
-    settings = Inference(refine=1, vote=0.5, scales=(48, 64, 96), flip=True)
+    settings = TestSettings(refine=1, vote=0.5, scales=(48, 64, 96), flip=True)
     assert len(Predictor([net], settings).predict([IMAGE])[0].boxes) > 0
     other = faster_rcnn_c4(
         backbone="resnet18-half", num_classes=4, shorter_side=64, longer_side=128, test_proposals=(50, 10)

@@ -14,9 +14,10 @@ import pytest
 import torch
 
 from resdet.engine import distributed
+from resdet.engine.checkpoints import read_checkpoint
 from resdet.engine.config import load_config
-from resdet.engine.evaluate import evaluate, load_experiment
-from resdet.engine.runner import read_checkpoint
+from resdet.engine.evaluate import evaluate
+from resdet.engine.experiment import load_experiment
 from resdet.errors import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -233,7 +234,7 @@ def test_a_batch_must_be_divisible(det_config, monkeypatch):
     from resdet.engine.experiment import build_experiment, train_loader
 
     monkeypatch.setattr(distributed, "world_size", lambda: 3)
-    experiment = build_experiment(load_config(det_config), training=True)
+    experiment = build_experiment(load_config(det_config), load_init=False)
     with pytest.raises(InputError, match=r"loader\.batch_size\n.*2\n.*a multiple of 3"):
         train_loader(experiment)
 

@@ -5,9 +5,10 @@ import json
 import pytest
 import torch
 
+from resdet.engine.checkpoints import read_checkpoint
 from resdet.engine.config import load_config
-from resdet.engine.evaluate import evaluate, evaluate_detections, load_experiment
-from resdet.engine.runner import read_checkpoint
+from resdet.engine.evaluate import evaluate, evaluate_detections
+from resdet.engine.experiment import load_experiment
 from resdet.engine.train import train
 from resdet.errors import InputError
 
@@ -15,10 +16,10 @@ from resdet.errors import InputError
 def test_the_figures_are_those_of_the_run(det_config, trained):
     experiment = load_experiment(load_config(det_config), trained / "last.pth")
     assert experiment.train_set is None
-    assert not experiment.task.training or evaluate(experiment)
+    assert not experiment.adapter.training or evaluate(experiment)
     figures = evaluate(experiment)
     assert figures == pytest.approx(read_checkpoint(trained / "last.pth")["meta"]["figures"], abs=1e-9)
-    assert not experiment.task.training
+    assert not experiment.adapter.training
     assert evaluate(experiment) == figures  # nothing is kept from one evaluation to the next
 
 

@@ -16,14 +16,14 @@ from test_train import assert_identical
 from resdet import cli
 from resdet.backbones.weights import read_weights
 from resdet.engine import distributed, proposals
+from resdet.engine.checkpoints import read_checkpoint
 from resdet.engine.config import load_config
-from resdet.engine.evaluate import evaluate, load_experiment
-from resdet.engine.experiment import build_experiment
+from resdet.engine.evaluate import evaluate
+from resdet.engine.experiment import build_experiment, load_experiment
 from resdet.engine.hooks import StepSeed
 from resdet.engine.metrics import LocalizationMetric
-from resdet.engine.predictor import build_localizer, load_stage
 from resdet.engine.proposals import StoredProposals, training_proposals
-from resdet.engine.runner import read_checkpoint
+from resdet.engine.tasks.localization import first_stage, load_stage
 from resdet.engine.train import load_trained, train
 from resdet.errors import InputError
 from resdet.localization.localizer import PerClassLocalizer
@@ -110,23 +110,23 @@ def test_published_weights_start_both_stages(tiny_loc):
     state, _ = read_weights(published)
     for config, name in ((tiny_loc.config, "backbone"), (tiny_loc.second_config, "net")):
         options = [f"model.init={published}", "model.frozen_batchnorm=True"]
-        net = build_experiment(load_config(config, options), training=True, load_init=True).net
+        net = build_experiment(load_config(config, options), load_init=True).net
         loaded = {k: v for k, v in net.state_dict().items() if k.endswith("conv1.weight") and name in k}
         assert any(torch.equal(value, state["conv1.weight"]) for value in loaded.values())
 
 
 def test_load_from_leaves_the_layers_of_other_classes(tiny_loc):
-    experiment = build_experiment(load_config(tiny_loc.config, ["run.seed=3"]), training=True)
+    experiment = build_experiment(load_config(tiny_loc.config, ["run.seed=3"]), load_init=False)
     load_trained(experiment, str(tiny_loc.first))
     wanted = read_checkpoint(tiny_loc.first)["state_dict"]
-    assert all(torch.equal(value, wanted[name]) for name, value in experiment.task.state_dict().items())
+    assert all(torch.equal(value, wanted[name]) for name, value in experiment.adapter.state_dict().items())
     fewer = ["train_data.classes=('green','red')", "test_data.classes=('green','red')"]
     for config, checkpoint in ((tiny_loc.config, tiny_loc.first), (tiny_loc.second_config, tiny_loc.second)):
         options = [*fewer, f"regions.first={_of_two(tiny_loc)}"] if checkpoint == tiny_loc.second else fewer
-        experiment = build_experiment(load_config(config, options), training=True)
+        experiment = build_experiment(load_config(config, options), load_init=False)
         load_trained(experiment, str(checkpoint))
         wanted = read_checkpoint(checkpoint)["state_dict"]
-        state = experiment.task.state_dict()
+        state = experiment.adapter.state_dict()
         other = {name for name, value in state.items() if value.shape != wanted[name].shape}
         assert other and all(torch.equal(v, wanted[name]) for name, v in state.items() if name not in other)
 
@@ -144,16 +144,18 @@ def _of_two(tiny_loc):
 
 
 def data_of(tiny_loc):
-    return build_experiment(load_config(tiny_loc.second_config), training=True).train_set
+    return build_experiment(load_config(tiny_loc.second_config), load_init=False).train_set
+
+
+def stored(config, data):
+    return training_proposals(config, first_stage(config.regions.first, data.classes), data)
 
 
 def test_the_proposals_are_those_of_the_net(tiny_loc):
     data = data_of(tiny_loc)
     assert len(data.proposals) == len(data) == 8
     config = load_config(tiny_loc.second_config)
-    settings = build_localizer(
-        config, load_stage(tiny_loc.second, data.classes, RegionLocalizer), data.classes
-    ).settings
+    settings = config.test
     net = load_stage(tiny_loc.first, data.classes, PerClassLocalizer).eval()
     for index in range(8):  # in batches of two, of different sizes
         image, target = super(type(data), data).__getitem__(index)
@@ -168,7 +170,7 @@ def test_proposals_are_computed_once_and_a_stopped_run_goes_on(tiny_loc, tmp_pat
     config = load_config(tiny_loc.second_config, [f"regions.first={first}"])
     data = data_of(tiny_loc).annotations
     monkeypatch.setattr(proposals, "SHARD", 3)
-    whole = training_proposals(config, data)
+    whole = stored(config, data)
     (folder,) = tmp_path.glob("proposals_*")
     files = sorted(folder.iterdir())
     assert [path.name for path in files] == ["000000.npy", "000001.npy", "000002.npy"]  # 3 + 3 + 2 images
@@ -177,13 +179,13 @@ def test_proposals_are_computed_once_and_a_stopped_run_goes_on(tiny_loc, tmp_pat
     files[1].unlink()
     calls = []
     monkeypatch.setattr(proposals, "propose", lambda *a, **k: (calls.append(len(a[0])), propose(*a, **k))[1])
-    again = training_proposals(config, data)
+    again = stored(config, data)
     assert sum(calls) == 3  # the images of the file that was missing
     assert all(np.array_equal(again[index], boxes) for index, boxes in enumerate(before))
-    training_proposals(config, data)
+    stored(config, data)
     assert sum(calls) == 3
     other = load_config(tiny_loc.second_config, [f"regions.first={first}", "test.proposals=4"])
-    assert training_proposals(other, data)[7].shape == (4, 4)  # other settings: another folder
+    assert stored(other, data)[7].shape == (4, 4)  # other settings: another folder
     assert len(list(tmp_path.glob("proposals_*"))) == 2
     with pytest.raises(IndexError):
         whole[8]
@@ -217,7 +219,7 @@ def test_a_folder_that_cannot_be_made(tiny_loc, tmp_path, monkeypatch):
     monkeypatch.setattr(proposals, "_identity", lambda *arguments: "x")
     (tmp_path / "proposals_x").write_text("a file")
     config = load_config(tiny_loc.second_config, [f"regions.first={first}"])
-    message = refused(training_proposals, config, data_of(tiny_loc).annotations)
+    message = refused(stored, config, data_of(tiny_loc).annotations)
     assert "proposals_x" in message and "File exists" in message
 
 
@@ -248,7 +250,7 @@ def test_further_nets_are_asked(tiny_loc, other_loc, setting):
         start = [f"test.second=('{tiny_loc.second}',)", f"test.classifiers=('{tiny_loc.classifier}',)"]
         said = "".join(f"'{path}'," for path in paths)
         options = [*CLASSIFIER_VIEW, "test.proposals=6", *start, f"test.{setting}=({said})"]
-        predictor = load_experiment(load_config(tiny_loc.config, options), tiny_loc.first).task._predictor[0]
+        predictor = load_experiment(load_config(tiny_loc.config, options), tiny_loc.first).adapter._predictor[0]
         if setting == "classifiers":
             return predictor.classifier.predict(image[None, :, :32, :32]).log_softmax(1)
         return predictor.predict([image], [torch.arange(3)])[0].scores
@@ -264,7 +266,7 @@ def test_both_stages_of_an_evaluation_count(tiny_loc, other_loc):
     config, image = load_config(tiny_loc.second_config), data_of(tiny_loc)[0][0]
     boxes = []
     for path in (tiny_loc.second, other_loc.second):
-        task = load_experiment(config, path).task
+        task = load_experiment(config, path).adapter
         boxes.append(task._predictor[0].predict([image], [torch.tensor([0])])[0].boxes)
     first = load_stage(tiny_loc.first, ("blue", "green", "red"), PerClassLocalizer).eval()
     settings = task._predictor[0].settings
@@ -324,13 +326,12 @@ TWO = """
     from resdet.cli import evaluate
     from resdet.engine import distributed, proposals
     from resdet.engine.config import load_config
-    from resdet.engine.experiment import read_data
-    from resdet.engine.proposals import training_proposals
 
     distributed.start("mpi")
     proposals.SHARD, propose, seen = 3, proposals.propose, []
     proposals.propose = lambda images, **how: (seen.append(len(images)), propose(images, **how))[1]
-    read_data(load_config(sys.argv[1], [f"regions.first={sys.argv[2]}"]), "train_data")
+    config = load_config(sys.argv[1], [f"regions.first={sys.argv[2]}"])
+    config.task.training_data(config)
     print("proposed", sum(seen))
     evaluate(sys.argv[3:])
 """
@@ -350,7 +351,7 @@ def test_two_processes(tiny_loc, tmp_path, monkeypatch):
     alone.write_bytes(tiny_loc.first.read_bytes())
     data = data_of(tiny_loc).annotations
     monkeypatch.setattr(proposals, "SHARD", 3)
-    training_proposals(load_config(tiny_loc.second_config, [f"regions.first={alone}"]), data)
+    stored(load_config(tiny_loc.second_config, [f"regions.first={alone}"]), data)
     (of_one,) = alone.parent.glob("proposals_*")
     assert of_one.name == of_two.name
     for path in of_one.iterdir():

@@ -9,7 +9,14 @@ import torch
 from resdet.datasets.coco import read_coco
 from resdet.datasets.detection import DetectionDataset
 from resdet.datasets.voc import read_voc
-from resdet.engine.metrics import ClassificationMetric, CocoMetric, VocMetric, build_metric, coco_ground_truth
+from resdet.engine.config import load_config
+from resdet.engine.metrics import (
+    ClassificationMetric,
+    CocoMetric,
+    VocMetric,
+    build_detection_metric,
+    coco_ground_truth,
+)
 from resdet.errors import InputError
 from resdet.structures import Detections
 
@@ -37,11 +44,11 @@ def score(metric, samples):
 
 
 def test_the_truth_scores_one(coco, voc):
-    figures = score(build_metric("coco", coco), perfect(coco))
+    figures = score(build_detection_metric("coco", coco.annotations), perfect(coco))
     assert figures["coco/AP"] == pytest.approx(1.0)
     assert len(figures) == 12
     for name in ("voc07", "voc12"):
-        metric = build_metric(name, voc)
+        metric = build_detection_metric(name, voc.annotations)
         assert score(metric, perfect(voc)) == pytest.approx({"voc/mAP": 1.0, "coco/AP": 1.0, "coco/AP50": 1.0})
         assert [row.name for row in metric.report.per_class] == list(voc.classes)
         assert metric.report.method == {"voc07": "11point", "voc12": "area"}[name]
@@ -68,7 +75,7 @@ def test_no_detections_score_zero(coco, voc):
     none = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
     for dataset, name, key in ((coco, "coco", "coco/AP"), (voc, "voc07", "voc/mAP")):
         samples = [(none, target) for _, target in perfect(dataset)]
-        assert score(build_metric(name, dataset), samples)[key] == 0.0
+        assert score(build_detection_metric(name, dataset.annotations), samples)[key] == 0.0
 
 
 def test_a_lost_or_doubled_image_is_an_error(coco):
@@ -128,11 +135,17 @@ def test_classification_counts():
         metric.evaluate(4)
 
 
-def test_a_metric_must_go_with_the_data(cls_config):
-    from resdet.engine.config import load_config
-    from resdet.engine.experiment import read_data
-
-    data = read_data(load_config(cls_config), "test_data")
-    assert isinstance(build_metric("classification", data), ClassificationMetric)
-    with pytest.raises(InputError, match="data without boxes"):
-        build_metric("coco", data)
+def test_a_metric_must_go_with_the_data(det_config, cls_config, write_config):
+    config = load_config(cls_config)
+    assert isinstance(config.task.metric(config, config.task.test_data(config)), ClassificationMetric)
+    with pytest.raises(InputError, match=r"metric = 'coco'\n.*classification"):
+        load_config(cls_config, ["metric=coco"])
+    with pytest.raises(InputError, match=r"metric = 'classification'\n.*coco"):
+        load_config(det_config, ["metric=classification"])
+    text = "from resdet.datasets.coco import read_coco"
+    folder = "from resdet.datasets.sources import test_folder"
+    rows = [line for line in det_config.read_text().splitlines() if line.startswith("test_data")]
+    path = write_config((text, f"{text}\n{folder}"), (rows[0], 'test_data = dict(type=test_folder, root="x")'))
+    config = load_config(path)
+    with pytest.raises(InputError):
+        config.task.test_data(config)

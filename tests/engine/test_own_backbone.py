@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from resdet.engine.checkpoints import read_checkpoint
 from resdet.engine.config import load_config
-from resdet.engine.evaluate import evaluate, load_experiment
-from resdet.engine.predictor import load_net
-from resdet.engine.runner import read_checkpoint
+from resdet.engine.evaluate import evaluate
+from resdet.engine.experiment import load_experiment
+from resdet.engine.tasks.detection import load_detector
 from resdet.engine.train import train
 from resdet.errors import InputError
 
@@ -44,7 +45,7 @@ def test_from_classifier_to_detector(configs, tmp_path):
     assert evaluate(load_experiment(load_config(configs[1]), last)) == pytest.approx(figures, abs=1e-9)
     meta = read_checkpoint(last)["meta"]
     assert meta["model"]["define"]["stages"][2] == ["bottleneck", 1, 8, 2]
-    net = load_net(last, meta["classes"])  # without its config
+    net = load_detector(last, meta["classes"])  # without its config
     assert net.backbone.channels == (8, 16, 32, 32)
     other = configs[1].with_name("other.py")
     other.write_text(configs[1].read_text().replace('shortcut="C"', 'shortcut="B"').replace('"slim"', '"slimmer"'))

@@ -1,17 +1,20 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
-from mmengine.config import Config
 
 from resdet.backbones import winograd
 from resdet.backbones.custom import define_net
 from resdet.backbones.registry import BACKBONES
+from resdet.detection.build import from_checkpoint
+from resdet.engine.calls import Call
+from resdet.engine.checkpoints import net_calls, read_checkpoint, write_checkpoint
 from resdet.engine.config import load_config
-from resdet.engine.evaluate import evaluate, load_experiment
-from resdet.engine.experiment import build_experiment, build_net
-from resdet.engine.predictor import adopt, build_predictor, from_checkpoint, load_net, own_config
-from resdet.engine.runner import read_checkpoint, write_checkpoint
+from resdet.engine.evaluate import evaluate
+from resdet.engine.experiment import build_experiment, build_net, load_experiment
+from resdet.engine.tasks.detection import DETECTORS, build_predictor, load_detector
 from resdet.errors import InputError
 
 CLASSES = ("blue", "green", "red")
@@ -21,7 +24,12 @@ THIN = {
     "stem": "imagenet",
     "stages": [["basic", 1, 8, 1], ["basic", 1, 8, 2], ["basic", 1, 8, 2], ["basic", 1, 8, 2]],
 }
-ADOPTING = Config({"model": {"type": from_checkpoint}})
+
+
+def adopt(config, meta, source="x.pth"):
+    """What the task makes of a config that leaves its net to the checkpoint."""
+    adopting = replace(config, model=Call.read({"type": from_checkpoint}, where="config", section="model"))
+    return config.task.adopted(adopting, meta, source)
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +38,7 @@ def last(trained):
 
 
 def test_a_checkpoint_tells_its_net(det_config, last):
-    alone = load_net(last, CLASSES).eval()
+    alone = load_detector(last, CLASSES).eval()
     config = load_config(det_config)
     net = build_net(config, num_classes=3, load_init=False)
     net.load_state_dict({k.removeprefix("net."): v for k, v in read_checkpoint(last)["state_dict"].items()})
@@ -50,11 +58,11 @@ def changed(last, tmp_path, **meta):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda model: model.pop("shorter_side"), "no description of its net"),
+        (lambda model: model.pop("type"), "no description of its net"),
         (lambda model: model.update(rocket=1), "section 'model'\n  found:  unknown key 'rocket'"),
-        (lambda model: model.update({5: 1}), "found:  unknown key 5"),
+        (lambda model: model.update({5: 1}), "found:  model = {"),
         (lambda model: model.update(head_width="48"), "model.head_width\n  found:  '48'\n  needed: int"),
-        (lambda model: model.update(num_classes=None), "model.num_classes\n  found:  None\n  needed: int"),
+        (lambda model: model.update(num_classes="3"), "model.num_classes\n  found:  '3'\n  needed: int"),
         (lambda model: model.pop("backbone"), "found:  no 'backbone'"),
         (lambda model: model.update(head_width=48), "mis-shaped"),
         (lambda model: model.update(define=THIN | {"rocket": 1}), "section 'backbone'\n  found:  unknown key 'rocket'"),
@@ -68,7 +76,7 @@ def test_what_a_checkpoint_may_not_tell(last, tmp_path, change, words):
     change(model)
     path = changed(last, tmp_path, model=model)
     with pytest.raises(InputError) as caught:
-        load_net(path, CLASSES)
+        load_detector(path, CLASSES)
     assert words in str(caught.value) and str(path) in str(caught.value)
 
 
@@ -91,13 +99,16 @@ def test_what_a_checkpoint_may_not_tell(last, tmp_path, change, words):
         *(("define", name) for name in ("resdet.backbones.weights.publish", "resdet.detection.build.faster_rcnn_fpn")),
     ],
 )
-def test_functions_that_a_checkpoint_may_not_call(last, tmp_path, place, named):
+def test_functions_that_a_checkpoint_may_not_call(det_config, last, tmp_path, place, named):
     model = dict(read_checkpoint(last)["meta"]["model"])
     written = tmp_path / "written.safetensors"
     call = {"type": named, "path": str(written), "state": {}, "metadata": {}}
     model.update(call if place == "model" else {"define": call})
     path = changed(last, tmp_path, model=model)
-    for use in (lambda: load_net(path, CLASSES), lambda: adopt(ADOPTING, read_checkpoint(path)["meta"], path)):
+    for use in (
+        lambda: load_detector(path, CLASSES),
+        lambda: adopt(load_config(det_config), read_checkpoint(path)["meta"], path),
+    ):
         with pytest.raises(InputError) as caught:
             use()
         assert f"found:  a net made by {named!r}" in str(caught.value)
@@ -105,19 +116,19 @@ def test_functions_that_a_checkpoint_may_not_call(last, tmp_path, place, named):
 
 
 @pytest.mark.parametrize("change", [{"rocket": 1}, {"head_width": "48"}, {"define": THIN | {"stem": 1}}])
-def test_adopting_checks_the_same(last, change):
+def test_adopting_checks_the_same(det_config, last, change):
     meta = read_checkpoint(last)["meta"]
     with pytest.raises(InputError, match=r"checkpoint x\.pth, "):
-        adopt(ADOPTING, {**meta, "model": {**meta["model"], **change}}, "x.pth")
+        adopt(load_config(det_config), {**meta, "model": {**meta["model"], **change}})
 
 
-def test_what_a_checkpoint_may_leave_out(last, tmp_path):
+def test_what_a_checkpoint_may_leave_out(det_config, last, tmp_path):
     model = dict(read_checkpoint(last)["meta"]["model"])
     model.pop("num_classes", None)
     model["init"] = str(tmp_path / "missing.pth")  # a file may not have another one read
-    assert load_net(changed(last, tmp_path, model=model), CLASSES).roi_head.class_logits.out_features == 4
-    adopted = adopt(ADOPTING, {"model": model}, "x.pth")
-    assert "init" not in adopted.model and "num_classes" not in adopted.model
+    assert load_detector(changed(last, tmp_path, model=model), CLASSES).roi_head.class_logits.out_features == 4
+    adopted = adopt(load_config(det_config), {"model": model})
+    assert not {"init", "num_classes"} & adopted.model.settings.model_fields_set
 
 
 def test_two_files_whose_nets_differ_under_one_name(last, tmp_path, monkeypatch):
@@ -126,16 +137,16 @@ def test_two_files_whose_nets_differ_under_one_name(last, tmp_path, monkeypatch)
     model = dict(read_checkpoint(last)["meta"]["model"])
     path = changed(last, tmp_path, model={**model, "define": THIN | {"shortcut": "C"}})
     with pytest.raises(InputError, match=r"name='thin'\)\n.*two nets: shortcut='B' and 'C'\n.*nets differ") as caught:
-        load_net(path, CLASSES)
+        load_detector(path, CLASSES)
     assert str(path) in str(caught.value)
 
 
 def test_an_ensemble_of_other_classes(last, det_config):
     with pytest.raises(InputError, match=r"3 classes \(blue, green, red\)\n.*2 classes \(cat, dog\)"):
-        load_net(last, ("cat", "dog"))
+        load_detector(last, ("cat", "dog"))
     config = load_config(det_config, [f"test.ensemble=({str(last)!r},)"])
-    net = load_net(last, CLASSES)
-    assert len(build_predictor(config, net, CLASSES).nets) == 2
+    net = load_detector(last, CLASSES)
+    assert len(build_predictor(net, config.test, CLASSES).nets) == 2
 
 
 def test_the_same_net_twice_is_itself(det_config, last):
@@ -147,12 +158,12 @@ def test_the_same_net_twice_is_itself(det_config, last):
 def test_settings_reach_the_predictor_and_cost_time(det_config, last):
     config = load_config(det_config, ["test.refine=1", "test.vote=0.5", "test.scales=(48,64)", "test.nms_iou=0.3"])
     experiment = load_experiment(config, last)
-    assert experiment.task.net.suppression.nms_iou == 0.3
+    assert experiment.adapter.net.suppression.nms_iou == 0.3
     evaluate(experiment)
-    costs = experiment.task.net.seconds_per_image()
+    costs = experiment.adapter.net.seconds_per_image()
     assert {"backbone", "proposals", "regions", "refinement", "suppression", "voting"} <= set(costs)
     assert list(costs.values()) == sorted(costs.values(), reverse=True) and min(costs.values()) >= 0
-    assert experiment.task.net.images == 5
+    assert experiment.adapter.net.images == 5
 
 
 def test_a_config_that_leaves_the_net_to_the_checkpoint(det_config, write_config, last):
@@ -160,25 +171,25 @@ def test_a_config_that_leaves_the_net_to_the_checkpoint(det_config, write_config
     model = text[text.index("model = dict(") : text.index("loader = dict(")]
     path = write_config(
         (model, "model = dict(type=from_checkpoint, max_per_image=3)\n"),
-        ("from resdet.detection.build import faster_rcnn_fpn", "from resdet.engine.predictor import from_checkpoint"),
+        ("from resdet.detection.build import faster_rcnn_fpn", "from resdet.detection.build import from_checkpoint"),
     )
     config = load_config(path)
-    adopted = adopt(config, read_checkpoint(last)["meta"], last)
-    assert adopted.model["head_width"] == 32 and adopted.model["max_per_image"] == 3
+    adopted = config.task.adopted(config, read_checkpoint(last)["meta"], last).model.settings
+    assert adopted.head_width == 32 and adopted.max_per_image == 3
     experiment = load_experiment(config, last)
     assert experiment.net.suppression.max_per_image == 3
     assert evaluate(experiment).keys() == evaluate(load_experiment(load_config(det_config), last)).keys()
     with pytest.raises(InputError, match=r"type=from_checkpoint\n.*to train"):
-        build_experiment(config, training=True)
+        build_experiment(config, load_init=False)
     own = load_config(det_config)
-    assert adopt(own, read_checkpoint(last)["meta"], last) is own
+    assert own.task.adopted(own, read_checkpoint(last)["meta"], last) is own
 
 
-def test_own_config_needs_a_description():
+def test_a_net_needs_a_description():
     with pytest.raises(InputError, match="no description"):
-        own_config({"classes": ["a"]}, "x.pth")
+        net_calls({"classes": ["a"]}, DETECTORS, "x.pth")
     with pytest.raises(InputError, match="no description"):
-        own_config({"model": ["shorter_side"]}, "x.pth")
+        net_calls({"model": ["shorter_side"]}, DETECTORS, "x.pth")
 
 
 def test_other_ways_to_compute_the_same(det_config, last, monkeypatch):
@@ -193,7 +204,7 @@ def test_other_ways_to_compute_the_same(det_config, last, monkeypatch):
     image = torch.randint(0, 256, (3, 60, 70), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     answers = []
     for options in ([], ["test.winograd=True"], ["test.compile=reduce-overhead"]):
-        predictor = build_predictor(load_config(det_config, options), load_net(last, CLASSES), CLASSES).eval()
+        predictor = build_predictor(load_detector(last, CLASSES), load_config(det_config, options).test, CLASSES).eval()
         used = [type(m).__name__ for m in predictor.modules()]
         assert ("WinogradConv" in used) is ("test.winograd=True" in options)
         answers.append(predictor.predict([image])[0])

@@ -13,10 +13,10 @@ import torch
 from resdet import cli
 from resdet.backbones.weights import read_weights
 from resdet.classification.build import classifier
+from resdet.engine.checkpoints import read_checkpoint
 from resdet.engine.config import load_config
 from resdet.engine.hooks import ErrorWarmup
 from resdet.engine.optim import build_optimizer
-from resdet.engine.runner import read_checkpoint
 from resdet.engine.settings import Optimizer
 from resdet.engine.train import train, train_seeds
 from resdet.errors import InputError

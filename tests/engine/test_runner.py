@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from resdet.engine import runner as module
+from resdet.engine import checkpoints as module
+from resdet.engine.calls import Call
+from resdet.engine.checkpoints import check_same, read_checkpoint, write_checkpoint
 from resdet.engine.config import load_config
 from resdet.engine.experiment import build_experiment
-from resdet.engine.runner import check_same, read_checkpoint, write_checkpoint
 from resdet.engine.train import build_runner
 from resdet.errors import InputError
 
@@ -46,7 +47,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch, place, fails, 
     path = tmp_path / "best.pth"
     if before:
         write_checkpoint(path, checkpoint(5.0))
-    monkeypatch.setattr(f"resdet.engine.runner.{place}", fails)
+    monkeypatch.setattr(f"resdet.engine.checkpoints.{place}", fails)
     with pytest.raises(InputError) as caught:
         write_checkpoint(path, checkpoint(6.0))
     monkeypatch.undo()
@@ -119,7 +120,7 @@ def test_classes_must_be_the_same_in_the_same_order():
 
 
 def runner_of(config: Path, work_dir: Path, *options: str):
-    experiment = build_experiment(load_config(config, options), training=True)
+    experiment = build_experiment(load_config(config, options), load_init=False)
     return build_runner(experiment, work_dir=work_dir, launcher="none", auto_scale_lr=False)[0]
 
 
@@ -165,10 +166,12 @@ def test_settings_that_weights_do_not_show_are_compared():
     kind = "resdet.detection.build.faster_rcnn_fpn"
     trained = {"classes": ["a"], "model": {"type": kind, "anchor_sizes": [16, 32], "shorter_side": 800}}
     model = {"type": kind, "anchor_sizes": [16, 32], "shorter_side": 600, "context": False}
-    check_same("x.pth", trained, model=model)  # sizes may differ, and what an older file does not tell has its default
+    call = Call.read({"type": kind, "backbone": "resnet18"}, where="config", section="model")
+    # Sizes may differ, and what an older file does not tell has its default.
+    check_same("x.pth", trained, model=(model, call))
     with pytest.raises(InputError, match=r"trained with model.anchor_sizes=\[16, 32\]\n.*anchor_sizes=\[8, 16\]"):
-        check_same("x.pth", trained, model={**model, "anchor_sizes": [8, 16]})
+        check_same("x.pth", trained, model=({**model, "anchor_sizes": [8, 16]}, call))
     with pytest.raises(InputError, match=r"trained with model.context=False\n.*model.context=True"):
-        check_same("x.pth", trained, model={**model, "context": True})
+        check_same("x.pth", trained, model=({**model, "context": True}, call))
     with pytest.raises(InputError, match=r"trained with model.type=resdet.*_fpn\n.*faster_rcnn_c4"):
-        check_same("x.pth", trained, model={**model, "type": "resdet.detection.build.faster_rcnn_c4"})
+        check_same("x.pth", trained, model=({**model, "type": "resdet.detection.build.faster_rcnn_c4"}, call))

@@ -10,11 +10,11 @@ import torch
 
 from resdet.detection.faster_rcnn import FasterRCNN
 from resdet.engine import metrics
+from resdet.engine.checkpoints import read_checkpoint
 from resdet.engine.config import load_config
-from resdet.engine.evaluate import evaluate, load_experiment
-from resdet.engine.experiment import build_experiment
+from resdet.engine.evaluate import evaluate
+from resdet.engine.experiment import build_experiment, load_experiment
 from resdet.engine.hooks import StepSeed
-from resdet.engine.runner import read_checkpoint
 from resdet.engine.train import load_trained, train
 from resdet.errors import InputError
 
@@ -384,10 +384,10 @@ def test_a_published_classifier_starts_a_detector(cls_config, det_config, tmp_pa
 
 
 def test_load_from_takes_all_of_a_detector_of_the_same_classes(det_config, trained):
-    experiment = build_experiment(load_config(det_config, ["run.seed=5"]), training=True)
+    experiment = build_experiment(load_config(det_config, ["run.seed=5"]), load_init=False)
     load_trained(experiment, str(trained / "last.pth"))
     wanted = read_checkpoint(trained / "last.pth")["state_dict"]
-    for name, value in experiment.task.state_dict().items():
+    for name, value in experiment.adapter.state_dict().items():
         assert torch.equal(value, wanted[name]), name
 
 
@@ -398,11 +398,11 @@ def test_load_from_leaves_the_class_layers_of_other_classes_as_they_were(write_c
         content["categories"][0]["name"] = "mauve"
         (tmp_path / path.name).write_text(json.dumps(content))
         changes.append((str(path), str(tmp_path / path.name)))
-    experiment = build_experiment(load_config(write_config(*changes), ["run.seed=5"]), training=True)
-    before = {name: value.clone() for name, value in experiment.task.state_dict().items()}
+    experiment = build_experiment(load_config(write_config(*changes), ["run.seed=5"]), load_init=False)
+    before = {name: value.clone() for name, value in experiment.adapter.state_dict().items()}
     load_trained(experiment, str(trained / "last.pth"))
     wanted = read_checkpoint(trained / "last.pth")["state_dict"]
-    for name, value in experiment.task.state_dict().items():
+    for name, value in experiment.adapter.state_dict().items():
         own = "class_logits" in name or "box_deltas" in name
         assert torch.equal(value, (before if own else wanted)[name]), name
     assert not torch.equal(before["net.roi_head.class_logits.weight"], wanted["net.roi_head.class_logits.weight"])

@@ -20,7 +20,7 @@ from resdet.detection.postprocess import suppress, to_original
 from resdet.errors import InputError
 from resdet.inference.fusion import fuse
 from resdet.inference.predictor import Predictor
-from resdet.inference.settings import Inference
+from resdet.inference.settings import TestSettings
 from resdet.inference.stages import Stages
 from resdet.inference.view import View
 from resdet.inference.voting import vote
@@ -116,7 +116,7 @@ def propose_slowly(
 
 
 def score_slowly(
-    net: FasterRCNN, image: Tensor, region: Tensor, own: int, s: Inference, common_hw: tuple[int, int]
+    net: FasterRCNN, image: Tensor, region: Tensor, own: int, s: TestSettings, common_hw: tuple[int, int]
 ) -> tuple[Tensor, Tensor]:
     """(K, 4) boxes and (K,) probabilities of a region."""
     features, hw, _ = see(net, image, own)
@@ -139,7 +139,7 @@ def score_slowly(
 
 
 def look_slowly(
-    nets: Sequence[FasterRCNN], image: Tensor, size: int | None, s: Inference
+    nets: Sequence[FasterRCNN], image: Tensor, size: int | None, s: TestSettings
 ) -> tuple[ScoredBoxes, tuple[int, int]]:
     common_hw = see(nets[0], image, size)[1]
     regions = []
@@ -160,7 +160,7 @@ def look_slowly(
 
 
 def predict_slowly(
-    nets: Sequence[FasterRCNN], image: Tensor, s: Inference, suppression: Suppression | None = None
+    nets: Sequence[FasterRCNN], image: Tensor, s: TestSettings, suppression: Suppression | None = None
 ) -> Detections:
     suppression = suppression or nets[0].suppression
     frame = see(nets[0], image, None)[1]
@@ -228,7 +228,7 @@ SCALES = {"scales": (48, 64, 96), "region_side": 40.0}
 )
 @torch.no_grad()
 def test_against_loops(nets, settings):
-    nets, settings = NETS[nets](), Inference(**settings)
+    nets, settings = NETS[nets](), TestSettings(**settings)
     predictor = Predictor(nets, settings)
     images = IMAGES[: 3 - min(2, settings.flip + bool(settings.scales) + bool(settings.sizes))]  # the reference is slow
     found = predictor.predict(images)
@@ -243,7 +243,7 @@ ALL = SCALES | {"refine": 1, "vote": 0.5, "flip": True, "merge": "wbf", "scale_p
 
 @pytest.mark.parametrize("settings", [{}, {"refine": 1, "vote": 0.5}, ALL], ids=str)
 def test_a_batch_is_its_images_every_time(settings):
-    predictor = Predictor(NETS["fpn + one proposal of c4"](), Inference(**settings))
+    predictor = Predictor(NETS["fpn + one proposal of c4"](), TestSettings(**settings))
     images = IMAGES[1:]
     together = predictor.predict(images)
     assert equal(together, predictor.predict(images))
@@ -260,7 +260,7 @@ def test_images_without_proposals(settings):
     for net in nets:
         net.rpn.head.deltas.bias.view(-1, 4)[:, 2:] = -30.0  # nothing is left of any anchor
     for team in (nets[:1], nets):
-        for answer in Predictor(team, Inference(**settings)).predict(IMAGES):
+        for answer in Predictor(team, TestSettings(**settings)).predict(IMAGES):
             assert [tuple(part.shape) for part in answer] == [(0, 4), (0,), (0,)]
 
 
@@ -279,7 +279,7 @@ def test_images_without_proposals(settings):
 def test_the_last_step_is_that_of_the_settings_or_else_of_the_first_net(settings, expected):
     net = small_net("fpn", score_threshold=0.07, nms_iou=0.4, max_per_image=50)
     other = small_net("fpn", seed=1, score_threshold=0.9, nms_iou=0.9, max_per_image=1)
-    settings = Inference(**settings)
+    settings = TestSettings(**settings)
     assert Predictor([net, other], settings).suppression == expected
     (found,) = Predictor([net], settings).predict(IMAGES[:1])
     assert_close(tuple(found), tuple(predict_slowly([net], IMAGES[0], settings, expected)), rtol=1e-4, atol=2e-3)
@@ -346,7 +346,7 @@ def test_what_each_combination_costs(kinds):
     images = [noise(40, 50), noise(30, 35, seed=1)]
     pyramids = [{}, {"scales": (40,)}, {"scales": (32, 64)}, {"scales": (32, 64), "scale_proposals": "all"}]
     for refine, pyramid, flip, sizes in product((0, 1, 2), pyramids, (False, True), ((), (48,))):
-        predictor = Predictor(nets, Inference(refine=refine, flip=flip, sizes=sizes, region_side=24.0, **pyramid))
+        predictor = Predictor(nets, TestSettings(refine=refine, flip=flip, sizes=sizes, region_side=24.0, **pyramid))
         predictor.predict(images)
         looks = (1 + flip) * (1 + len(sizes))
         scales = pyramid.get("scales", ())
@@ -381,7 +381,7 @@ def shared_rows() -> list[list[dict[str, int]]]:
     stages = Stages()
     costs, answers = [], []
     for nets, settings in rows:
-        predictor = Predictor(nets, Inference(**settings))
+        predictor = Predictor(nets, TestSettings(**settings))
         answers.append(predictor.predict(IMAGES, stages))
         costs.append([{name: len(rows) for name, rows in call.take().items()} for call in calls])
         assert predictor.images == 3
@@ -390,7 +390,7 @@ def shared_rows() -> list[list[dict[str, int]]]:
         assert set(predictor.seconds) == expected | ({"refinement"} if predictor.settings.refine else set())
         assert min(predictor.seconds.values()) > 0
     for (nets, settings), shared in zip(rows, answers, strict=True):
-        assert equal(Predictor(nets, Inference(**settings)).predict(IMAGES), shared)
+        assert equal(Predictor(nets, TestSettings(**settings)).predict(IMAGES), shared)
     return costs
 
 
@@ -412,7 +412,7 @@ def test_rows_share_what_they_have_in_common(shared_rows, stage, calls):
 
 
 def test_seconds_and_images_add_up():
-    predictor = Predictor([small_net("fpn")], Inference(vote=0.5, flip=True, merge="wbf"))
+    predictor = Predictor([small_net("fpn")], TestSettings(vote=0.5, flip=True, merge="wbf"))
     assert predictor.seconds == {} and predictor.images == 0
     predictor.predict(IMAGES[:1])
     once = dict(predictor.seconds)
@@ -471,7 +471,7 @@ def test_a_pyramid_needs_no_more_memory_than_its_largest_level(kind):
     # fit into what the largest has freed.
     net = small_net(kind, shorter_side=128, longer_side=128, test_proposals=(50, 4))
     image = [noise(128, 128)]
-    predictor = Predictor([net], Inference(scales=(64, 128, 192, 256), region_side=48.0))
+    predictor = Predictor([net], TestSettings(scales=(64, 128, 192, 256), region_side=48.0))
     largest = peak(lambda: View(net, image, 256))
     assert largest <= peak(lambda: predictor.predict(image)) <= largest + 1024  # bytes of limits and boxes
 
@@ -484,8 +484,10 @@ def test_a_pyramid_of_many_regions_needs_no_more_than_one_level_and_the_regions(
     image = [noise(128, 128)]
     pooled = len(net.score(image)[0][0].boxes) * 128 * 14 * 14 * 4
     largest = peak(lambda: View(net, image, 256))
-    alone = peak(lambda: Predictor([net], Inference(scales=(256,))).predict(image))
-    together = peak(lambda: Predictor([net], Inference(scales=(64, 128, 192, 256), region_side=1000.0)).predict(image))
+    alone = peak(lambda: Predictor([net], TestSettings(scales=(256,))).predict(image))
+    together = peak(
+        lambda: Predictor([net], TestSettings(scales=(64, 128, 192, 256), region_side=1000.0)).predict(image)
+    )
     assert alone > 1.5 * largest
     assert together <= alone + pooled
 
@@ -498,21 +500,21 @@ def test_predictors_refuse():
     with pytest.raises(InputError, match="nets of \\[\\] classes"):
         Predictor([])
     with pytest.raises(InputError, match=r"test.scales\n  found:  \(96, 64\)"):
-        Predictor([net], Inference(scales=(96, 64)))
+        Predictor([net], TestSettings(scales=(96, 64)))
 
 
 def test_a_further_size_must_be_another_one():
     nets = [small_net("fpn")]
     with pytest.raises(InputError, match=r"test.sizes\n  found:  64, the net's own"):
-        Predictor(nets, Inference(sizes=(96, 64)))
+        Predictor(nets, TestSettings(sizes=(96, 64)))
 
 
 def test_the_threshold_holds_for_what_is_fused():
     net = small_net("fpn")
     image = noise(60, 70)
-    wanted = Inference(flip=True, merge="wbf", score_threshold=0.3)
-    (low,) = Predictor([net], wanted._replace(score_threshold=0.0)).predict([image])
+    wanted = TestSettings(flip=True, merge="wbf", score_threshold=0.3)
+    (low,) = Predictor([net], wanted.updated(score_threshold=0.0)).predict([image])
     threshold = float(low.scores[len(low.scores) // 2])
-    (answer,) = Predictor([net], wanted._replace(score_threshold=threshold)).predict([image])
+    (answer,) = Predictor([net], wanted.updated(score_threshold=threshold)).predict([image])
     assert len(answer.scores) and (answer.scores > threshold).all()
     assert len(answer.scores) >= (low.scores > threshold).sum() - 1  # none was lost before it could be fused

@@ -8,7 +8,7 @@ from resdet.classification.classifier import Classifier
 from resdet.errors import InputError
 from resdet.localization.build import per_class_rpn_localizer, region_localizer
 from resdet.localization.predictor import LocalizationPredictor
-from resdet.localization.settings import Localization
+from resdet.localization.settings import LocalizationTest
 from resdet.localization.system import localize
 
 
@@ -46,7 +46,7 @@ def pictures():
 
 
 def test_the_classes_are_those_of_the_classifier(nets):
-    settings = Localization(top=2, classifier_crop=64)
+    settings = LocalizationTest(top=2, classifier_crop=64)
     predictor = LocalizationPredictor([nets[0]], classifiers=[classifier()], settings=settings).eval()
     asked = predictor.top_classes(pictures())
     assert [row.tolist() for row in asked] == [[1, 2], [2, 0]]
@@ -55,13 +55,13 @@ def test_the_classes_are_those_of_the_classifier(nets):
     for answer, same in zip(answers, wanted, strict=True):
         assert answer.labels.tolist() == same.labels.tolist()
         torch.testing.assert_close(answer.boxes, same.boxes)
-    few = LocalizationPredictor([nets[0]], classifiers=[classifier()], settings=Localization(classifier_crop=64))
+    few = LocalizationPredictor([nets[0]], classifiers=[classifier()], settings=LocalizationTest(classifier_crop=64))
     assert [len(row) for row in few.top_classes(pictures())] == [3, 3]  # of three classes there are no five
 
 
 def test_given_classes_and_the_second_stage(nets):
     classes = [torch.tensor([2]), torch.tensor([0])]
-    settings = Localization(proposals=5)
+    settings = LocalizationTest(proposals=5)
     predictor = LocalizationPredictor([nets[0]], second=[nets[1]], settings=settings).eval()
     wanted = localize(pictures(), classes=classes, first=[nets[0]], second=[nets[1]], settings=settings)
     for answer, same in zip(predictor.predict(pictures(), classes), wanted, strict=True):
@@ -80,7 +80,7 @@ def test_given_classes_and_the_second_stage(nets):
     ],
 )
 def test_views_of_the_classifier(nets, view, sides, seen):
-    settings = Localization(classifier_view=view, classifier_sides=sides, classifier_crop=56)
+    settings = LocalizationTest(classifier_view=view, classifier_sides=sides, classifier_crop=56)
     net = classifier()
     LocalizationPredictor([nets[0]], classifiers=[net], settings=settings).top_classes(pictures())
     assert net.net.seen == seen
@@ -91,9 +91,8 @@ def test_what_does_not_fit(nets):
     with pytest.raises(InputError, match=r"classes \[3, 4\]|\[3, 4\] classes"):
         LocalizationPredictor([nets[0], other])
     for settings, words in (
-        (Localization(sides=(40,)), "64 or more"),
-        (Localization(classifier_sides=(224, 256)), "one shorter side"),
-        (Localization(classifier_view="ten"), "ten-crop"),
+        (LocalizationTest(sides=(40,)), "64 or more"),
+        (LocalizationTest(classifier_sides=(224, 256)), "one shorter side"),
     ):
         with pytest.raises(InputError, match=words):
             LocalizationPredictor([nets[0]], settings=settings)

@@ -12,7 +12,7 @@ from resdet.errors import InputError
 from resdet.localization.localizer import Look, PerClassLocalizer, stack_classes
 from resdet.localization.per_class_rpn import PerClassRPN
 from resdet.localization.selection import best
-from resdet.localization.settings import Localization
+from resdet.localization.settings import LocalizationTest
 from resdet.structures import Target
 
 STRIDE, SIDE = 16, 32
@@ -51,11 +51,11 @@ def test_windows_by_hand():
 
 def test_looks():
     net = bright_localizer(crop=224)
-    assert net.looks(Localization()) == [Look(256, 224)]
-    assert net.looks(Localization(view="dense")) == [Look(256)]
-    assert net.looks(Localization(view="dense", sides=(100, 480))) == [Look(100), Look(480)]
+    assert net.looks(LocalizationTest()) == [Look(256, 224)]
+    assert net.looks(LocalizationTest(view="dense")) == [Look(256)]
+    assert net.looks(LocalizationTest(view="dense", sides=(100, 480))) == [Look(100), Look(480)]
     with pytest.raises(InputError, match="224 or more"):
-        net.looks(Localization(sides=(256, 200)))
+        net.looks(LocalizationTest(sides=(256, 200)))
 
 
 @pytest.mark.parametrize("view", ["centre", "dense"])
@@ -65,7 +65,7 @@ def test_a_box_is_found_again_in_its_own_frame(view):
     # Dense, cell (3, 4) centres on (48, 64), in the file (96, 128).
     y, x = (110, 118) if view == "centre" else (96, 128)
     image = image_with((x - 32, y - 32, x + 32, y + 32), (220, 300))
-    net, settings = bright_localizer(), Localization(view=view, sides=(110,))
+    net, settings = bright_localizer(), LocalizationTest(view=view, sides=(110,))
     (answer,) = net.predict([image], [torch.tensor([0])], settings)
     assert_close(answer.boxes, torch.tensor([[x - 32.0, y - 32, x + 32, y + 32]]))
     # Beside an image of another shape, in the same batch, it is found too.
@@ -129,7 +129,7 @@ def test_nothing_waits_for_the_numbers_of_a_window(monkeypatch):
 
 def test_each_class_has_its_own_box():
     image = image_with((16, 16, 48, 48), (96, 96))
-    (answer,) = bright_localizer().predict([image], [torch.tensor([1, 0])], Localization(sides=(96,)))
+    (answer,) = bright_localizer().predict([image], [torch.tensor([1, 0])], LocalizationTest(sides=(96,)))
     assert answer.labels.tolist() == [1, 0]
     assert_close(answer.boxes[1], torch.tensor([16.0, 16, 48, 48]))
     assert (answer.boxes[0] - answer.boxes[1]).abs().max() > 16
@@ -139,7 +139,7 @@ def test_each_class_has_its_own_box():
 def test_the_vote_is_asked_for():
     image, net, asked = image_with((20, 20, 60, 50), (96, 96)), bright_localizer(), [torch.tensor([0, 1])]
     seen = net.candidates([image], asked, Look(96))
-    (voted,) = net.predict([image], asked, Localization("dense", (96,), vote=0.3))
+    (voted,) = net.predict([image], asked, LocalizationTest(view="dense", sides=(96,), vote=0.3))
     assert_close(voted, best(seen, vote=0.3)[0])
     assert (voted.boxes - best(seen)[0].boxes).abs().max() > 1
 
@@ -147,7 +147,8 @@ def test_the_vote_is_asked_for():
 def test_scales_are_joined():
     # An object of 16 fills an anchor of 32 at twice the size only.
     image, net = image_with((56, 56, 72, 72), (128, 128)).clamp(min=100), bright_localizer(crop=64)
-    one, both = (net.predict([image], [torch.tensor([0])], Localization("dense", s)) for s in ((128,), (128, 256)))
+    settings = [LocalizationTest(view="dense", sides=sides) for sides in ((128,), (128, 256))]
+    one, both = (net.predict([image], [torch.tensor([0])], each) for each in settings)
     assert_close(both[0].boxes, torch.tensor([[56.0, 56, 72, 72]]))
     assert_close(one[0].boxes, torch.tensor([[48.0, 48, 80, 80]]))
     assert both[0].scores > one[0].scores

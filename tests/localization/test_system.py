@@ -9,10 +9,10 @@ from resdet.errors import InputError
 from resdet.localization.build import per_class_rpn_localizer, region_localizer
 from resdet.localization.ensemble import average
 from resdet.localization.selection import best, join, propose_best
-from resdet.localization.settings import Localization
+from resdet.localization.settings import LocalizationTest
 from resdet.localization.system import localize, propose
 
-SETTINGS = Localization(view="dense", sides=(64, 96), proposals=7)
+SETTINGS = LocalizationTest(view="dense", sides=(64, 96), proposals=7)
 CLASSES = [torch.tensor([4, 1]), torch.tensor([0, 2])]
 
 
@@ -39,7 +39,7 @@ def images() -> list[torch.Tensor]:
 
 def test_one_net_is_itself(images):
     net = first_net()
-    for settings in (None, SETTINGS, SETTINGS._replace(vote=0.5)):
+    for settings in (None, SETTINGS, SETTINGS.updated(vote=0.5)):
         assert_close(
             localize(images, classes=CLASSES, first=[net], settings=settings), net.predict(images, CLASSES, settings)
         )
@@ -79,7 +79,7 @@ def test_second_stages_rescore_the_same_proposals(images):
     proposals = propose(images, classes=CLASSES, first=first, settings=SETTINGS)
     answers = [net.rescore(images, proposals) for net in second]
     expected = best([average(of_image) for of_image in zip(*answers, strict=True)], vote=0.5)
-    settings = SETTINGS._replace(vote=0.5)
+    settings = SETTINGS.updated(vote=0.5)
     assert_close(localize(images, classes=CLASSES, first=first, second=second, settings=settings), expected)
 
 
@@ -96,6 +96,6 @@ def test_errors(images):
     with pytest.raises(InputError, match=r"nets of \[5, 6\] classes"):
         localize(images, classes=CLASSES, first=[first_net(num_classes=6)], second=[second_net()])
     with pytest.raises(InputError, match=r"test\.proposals"):
-        propose(images, classes=CLASSES, first=[first_net()], settings=Localization(proposals=0))
+        propose(images, classes=CLASSES, first=[first_net()], settings=LocalizationTest(proposals=0))
     with pytest.raises(InputError, match="found:  no net"):
         localize(images, classes=CLASSES, first=[])

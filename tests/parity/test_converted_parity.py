@@ -23,8 +23,8 @@ from resdet.conversion import convert_file
 from resdet.detection import build, convert_state
 from resdet.detection.convert import convert
 from resdet.detection.convert_state import Foreign
-from resdet.engine.runner import read_checkpoint
-from resdet.engine.tasks import DetectionTask
+from resdet.engine.checkpoints import read_checkpoint
+from resdet.engine.tasks.detection import DetectionAdapter
 
 DEPTHS, WIDTHS, CLASSES = (2, 1, 1, 2), (8, 8, 8, 8), 3
 HW = (64, 128)  # whole cells on every level, and no resizing
@@ -285,7 +285,7 @@ def test_torchvision_through_a_file(tmp_path):
     arguments = {k: v for k, v in loaded["meta"]["model"].items() if k != "type"}
     arguments |= {"shorter_side": 128, "longer_side": 192, "test_proposals": (100, 100)}
     ours = build.faster_rcnn_fpn(**arguments).eval()
-    load_exactly(DetectionTask(ours), loaded["state_dict"], source="ours.pth")
+    load_exactly(DetectionAdapter(ours), loaded["state_dict"], source="ours.pth")
     pictures = torchvision_parity.pictures()
     for found, wanted in zip(ours.predict(pictures), theirs([p / 255 for p in pictures]), strict=True):
         boxes, labels = wanted["boxes"], wanted["labels"] - 1  # their background is 0

@@ -1,0 +1,126 @@
+"""Checkpoints of a run: written whole or not at all, read without unpickling objects, compared with what is asked."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from resdet.backbones.custom import define_net
+from resdet.backbones.weights import load_exactly
+from resdet.engine.calls import Call, call_of_checkpoint, differences
+from resdet.errors import InputError, listed
+
+
+def write_checkpoint(path: Path, checkpoint: dict) -> None:
+    """Write beside the file, then move into its place.
+
+    Raises:
+        InputError: the disk refuses.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(beside, "wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+        kept = f"{path} as it was stays" if path.exists() else "nothing was written"
+        raise InputError(f"saving {path}", found=f"{error} ({kept})", needed="space on the disk") from error
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def read_checkpoint(path: str | Path) -> dict:
+    """A checkpoint of a run, read without unpickling objects.
+
+    Raises:
+        InputError: no such file, damaged, or of another program.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise InputError(f"checkpoint {path}", found="no such file", needed="a .pth of a run") from error
+    except Exception as error:  # torch raises many kinds for a damaged or foreign file
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(f"checkpoint {path}", found=reason, needed="a .pth of a run of this program") from error
+    meta = checkpoint.get("meta") if isinstance(checkpoint, dict) else None
+    if not isinstance(meta, dict) or "classes" not in meta or "state_dict" not in checkpoint:
+        raise InputError(
+            f"checkpoint {path}", found="no state_dict with meta", needed="a .pth of a run of this program"
+        )
+    return checkpoint
+
+
+def check_same(
+    source: object, meta: dict, *, classes: Sequence[str] | None = None, model: tuple[dict, Call] | None = None
+) -> None:
+    """Refuse a checkpoint that was trained for other classes, or with other settings that its weights do not show.
+
+    Args:
+        source: its path.
+        meta: what it says.
+        classes: those of the data.
+        model: the description of the config's net, and its call.
+
+    Raises:
+        InputError: they differ.
+    """
+    where = f"checkpoint {source}"
+    if classes is not None and list(meta["classes"]) != list(classes):
+        raise InputError(where, found=_counted(meta["classes"]), needed=f"{_counted(classes)}, as the data has")
+    if model is not None and (changed := differences(meta.get("model", model[0]), *model)):
+        raise InputError(
+            where,
+            found="trained with " + ", ".join(f"model.{k}={was}" for k, (was, _) in changed.items()),
+            needed=", ".join(f"model.{k}={now}" for k, (_, now) in changed.items()) + " of the config; or change that",
+        )
+
+
+def net_calls(meta: Mapping[str, Any], builders: Sequence[Callable], source: object) -> tuple[Call, Call | None]:
+    """The calls that make the net of a checkpoint: of its builder, and of :func:`define_net` for a backbone of its own.
+
+    Raises:
+        InputError: the checkpoint tells no net, or one that it may not.
+    """
+    where, model = f"checkpoint {source}", meta.get("model")
+    if not isinstance(model, Mapping) or "type" not in model:
+        raise InputError(where, found="no description of its net", needed="one saved by this version")
+    own = (
+        call_of_checkpoint(model["define"], (define_net,), where=where, section="backbone")
+        if "define" in model
+        else None
+    )
+    return call_of_checkpoint(model, builders, where=where, section="model"), own
+
+
+def load_net(path: str | Path, classes: Sequence[str], builders: Sequence[Callable], *, task: str) -> nn.Module:
+    """The net of a task from its checkpoint alone.
+
+    Raises:
+        InputError: damaged, of another task or other classes, or without a description of its net; its net has the name
+            of another one.
+    """
+    loaded = read_checkpoint(path)
+    if loaded["meta"].get("task", task) != task:
+        raise InputError(f"checkpoint {path}", found=f"task {loaded['meta'].get('task')!r}", needed=task)
+    check_same(path, loaded["meta"], classes=classes)
+    model, own = net_calls(loaded["meta"], builders, path)
+    try:
+        if own is not None:
+            own()
+        net = model(num_classes=len(classes))
+    except InputError as error:
+        raise InputError(f"checkpoint {path}: {error}") from error
+    state = {key.removeprefix("net."): value for key, value in loaded["state_dict"].items()}  # of the adapter
+    load_exactly(net, state, source=path)
+    return net
+
+
+def _counted(classes: Sequence[str]) -> str:
+    return f"{len(classes)} classes ({listed(classes)})"

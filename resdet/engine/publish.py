@@ -1,0 +1,72 @@
+"""The end of a classification run: a backbone with exact BN statistics, as one file that detectors start from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from resdet.backbones.statistics import compute_batchnorm_statistics
+from resdet.backbones.weights import load_exactly, publish
+from resdet.datasets.loading import EvaluationShare
+from resdet.engine import distributed
+from resdet.engine.checkpoints import read_checkpoint
+from resdet.evaluation.report import provenance, write_json
+
+if TYPE_CHECKING:
+    from resdet.engine.experiment import Experiment
+
+Evaluate = Callable[..., dict[str, float]]
+
+
+def publish_classifier(experiment: Experiment, work_dir: Path, metrics: dict[str, Any], evaluate: Evaluate) -> None:
+    """Appendix A's step between the two tasks: BN statistics over the training set, then frozen for detection.
+
+    A checkpoint gets them, is tested once more, and becomes ``<backbone>.safetensors``. ``metrics.json`` holds both the
+    metrics of the last step and those of what was published.
+
+    Args:
+        experiment: just trained.
+        work_dir: of the run.
+        metrics: of its last validation.
+        evaluate: measures an experiment on its test set.
+    """
+    config = experiment.config
+    distributed.wait()  # for rank 0, which writes it
+    source = work_dir / f"{config.publish.checkpoint}.pth"
+    load_exactly(experiment.adapter, read_checkpoint(source)["state_dict"], source=source)
+    device = next(experiment.adapter.parameters()).device
+    images = compute_batchnorm_statistics(experiment.net, _statistics_batches(experiment), device=device)
+    published = evaluate(experiment)
+    name = config.model.settings.backbone
+    facts = {
+        "backbone": name,
+        "classes": list(experiment.classes),
+        "figures": published,
+        "checkpoint": source.name,
+        "statistics_images": images,
+        "config": config.text,
+    }
+    if distributed.rank() == 0:
+        path = publish(work_dir / f"{name}.safetensors", experiment.net.net.state_dict(), facts)
+        record = provenance(config.filename, path, seed=config.run.seed, config_text=config.text)
+        both = {"figures": metrics, "published": published}
+        content = {**both, "classes": experiment.classes, "statistics_images": images, **record}
+        write_json(work_dir / "metrics.json", content)
+    distributed.wait()
+
+
+def _statistics_batches(experiment: Experiment) -> Iterator[Tensor]:
+    """Images of the training set as they are trained on, spread evenly over it and over the processes."""
+    data, config = experiment.train_set, experiment.config
+    limit = config.publish.statistics_images
+    count = len(data) if limit is None else min(limit, len(data))
+    rows = torch.linspace(0, len(data) - 1, count).long().tolist()
+    share = EvaluationShare(count, 64, rank=distributed.rank(), world=distributed.world_size())
+    picked = torch.utils.data.Subset(data, rows)
+    loader = torch.utils.data.DataLoader(picked, batch_sampler=share, num_workers=config.loader.workers)
+    for images, _ in loader:
+        yield images

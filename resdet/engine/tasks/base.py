@@ -1,0 +1,91 @@
+"""What the engine asks of a task. To add one, write a :class:`Task` and put it into ``TASKS``."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from mmengine.evaluator import BaseMetric
+from mmengine.model import BaseModel
+from torch import nn
+from torch.utils.data import Dataset
+
+from resdet.errors import InputError
+from resdet.settings import Settings
+
+if TYPE_CHECKING:
+    from resdet.engine.config import ExperimentConfig
+    from resdet.engine.experiment import Experiment
+
+
+class Task(ABC):
+    """Which data, which net, which metric, what answers at test, what is published."""
+
+    name: ClassVar[str]
+    tool: ClassVar[str]
+    """The tool that trains it."""
+    metrics: ClassVar[tuple[str, ...]]
+    """Names that ``metric`` may have in a config."""
+    test_settings: ClassVar[type[Settings]]
+    """Section ``test``."""
+    own_sections: ClassVar[tuple[str, ...]] = ()
+    """Sections that no other task reads."""
+    builders: ClassVar[tuple[Callable, ...]]
+    """What makes its nets: all that a checkpoint may name."""
+    class_layers: ClassVar[tuple[str, ...]]
+    """Patterns of the weights with one output per class, as a checkpoint names them."""
+
+    groups_by_aspect: ClassVar[bool] = False
+    """Whether training batches may hold landscape or portrait images alone (``loader.group_aspect``)."""
+
+    def check(self, config: ExperimentConfig) -> None:
+        """Refuse what no single section can see.
+
+        Raises:
+            InputError: settings that do not fit together.
+        """
+        if config.loader.reduce:
+            needed = "a detection config; classifiers have train_data.reduce"
+            raise InputError("loader.reduce", found=f"a config of {self.name}", needed=needed)
+
+    @abstractmethod
+    def training_data(self, config: ExperimentConfig) -> Dataset:
+        """What is trained on, augmented."""
+
+    @abstractmethod
+    def test_data(self, config: ExperimentConfig, classes: Sequence[str] | None = None) -> Dataset:
+        """What is tested on; ``classes`` fixes the order of labels where the reader leaves it open."""
+
+    @abstractmethod
+    def metric(self, config: ExperimentConfig, data: Dataset) -> BaseMetric:
+        """The metric that the config names, on its test data."""
+
+    @abstractmethod
+    def adapter(self, net: nn.Module) -> BaseModel:
+        """The net as mmengine sees it."""
+
+    def trained(self, config: ExperimentConfig, net: nn.Module, classes: tuple[str, ...]) -> BaseModel:
+        """The adapter in training and in its validations."""
+        return self.adapter(net)
+
+    @abstractmethod
+    def tested(self, config: ExperimentConfig, adapter: BaseModel, classes: tuple[str, ...]) -> BaseModel:
+        """An adapter with loaded weights, answering as section ``test`` says."""
+
+    def adopted(self, config: ExperimentConfig, meta: dict[str, Any], source: str | Path) -> ExperimentConfig:
+        """The config, with the net of a checkpoint where it leaves the net to that."""
+        return config
+
+    def published(  # noqa: B027  (most tasks publish nothing)
+        self, experiment: Experiment, work_dir: Path, metrics: dict[str, Any], evaluate: Callable[..., dict[str, float]]
+    ) -> None:
+        """What is written at the end of a training besides its checkpoints; nothing by default.
+
+        Args:
+            experiment: just trained.
+            work_dir: of the run.
+            metrics: of its last validation.
+            evaluate: measures an experiment on its test set.
+        """

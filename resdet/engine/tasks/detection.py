@@ -1,0 +1,132 @@
+"""Detection as a task: boxes of COCO and VOC, Faster R-CNN, appendix B at test."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmengine.model import BaseDataPreprocessor, BaseModel
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from resdet.backbones.folding import fold_batchnorm
+from resdet.backbones.winograd import use_winograd
+from resdet.datasets.annotations import Annotations
+from resdet.datasets.detection import DetectionDataset
+from resdet.datasets.transforms import augmentation, check_augmentation
+from resdet.detection.build import faster_rcnn_c4, faster_rcnn_fpn, faster_rcnn_vgg16, from_checkpoint
+from resdet.detection.faster_rcnn import FasterRCNN
+from resdet.engine.checkpoints import load_net, net_calls
+from resdet.engine.compiled import compile_parts
+from resdet.engine.metrics import DetectionMetric, build_detection_metric
+from resdet.engine.tasks.base import Task
+from resdet.errors import InputError
+from resdet.inference.predictor import Predictor
+from resdet.inference.settings import TestSettings
+from resdet.structures import Detections, Target
+
+if TYPE_CHECKING:
+    from resdet.engine.config import ExperimentConfig
+
+DETECTORS = (faster_rcnn_c4, faster_rcnn_fpn, faster_rcnn_vgg16)
+
+
+class DetectionAdapter(BaseModel):
+    """A detector in training: losses, or detections beside the targets they answer."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__(data_preprocessor=BaseDataPreprocessor(non_blocking=True))
+        self.net = net
+
+    def forward(self, images: Sequence[Tensor], targets: Sequence[Target], mode: str = "loss") -> Any:
+        """``mode="loss"``: the dict of losses; ``mode="predict"``: one (Detections, Target) an image."""
+        if mode == "loss":
+            return self.net.loss(images, targets)
+        answers: list[Detections] = self.net.predict(images)
+        return list(zip(answers, targets, strict=True))
+
+
+class Detection(Task):
+    """Faster R-CNN on data with boxes."""
+
+    name, tool = "detection", "tools/train_det.py"
+    metrics = ("coco", "voc07", "voc12")
+    test_settings = TestSettings
+    own_sections = ("augmentation",)
+    builders = DETECTORS
+    groups_by_aspect = True
+    class_layers = ("*.class_logits.*", "*.box_deltas.*")
+
+    def check(self, config: ExperimentConfig) -> None:
+        """The names of the augmentation."""
+        check_augmentation(config.augmentation)
+
+    def training_data(self, config: ExperimentConfig) -> DetectionDataset:
+        """Annotated images under section ``augmentation``.
+
+        Raises:
+            InputError: data without a box.
+        """
+        data = read_annotations(config.train_data(), where=f"config {config.filename}, train_data")
+        if not len(data.boxes):
+            raise InputError(data.source, found="no boxes", needed="at least one object to learn from")
+        least_side = None
+        if config.loader.reduce:  # the longest shorter side of an input, twice that where a crop may be half an image
+            side = config.model.settings.shorter_side
+            least_side = (side if isinstance(side, int) else max(side)) * (2 if "crop" in config.augmentation else 1)
+        return DetectionDataset(data, transform=augmentation(config.augmentation), least_side=least_side)
+
+    def test_data(self, config: ExperimentConfig, classes: Sequence[str] | None = None) -> DetectionDataset:
+        """Annotated images as they are."""
+        data = config.test_data(**({} if classes is None else {"classes": tuple(classes)}))
+        return DetectionDataset(read_annotations(data, where=f"config {config.filename}, test_data"))
+
+    def metric(self, config: ExperimentConfig, data: Dataset) -> DetectionMetric:
+        """COCO's or VOC's protocol."""
+        return build_detection_metric(config.metric, data.annotations)
+
+    def adapter(self, net: nn.Module) -> DetectionAdapter:
+        """Losses and detections."""
+        return DetectionAdapter(net)
+
+    def adopted(self, config: ExperimentConfig, meta: dict[str, Any], source: str | Path) -> ExperimentConfig:
+        """The net of the checkpoint for ``type=from_checkpoint``, with the arguments that the config gives."""
+        if config.model.function is not from_checkpoint:
+            return config
+        asked = config.model.settings
+        said = {name: getattr(asked, name) for name in asked.model_fields_set if getattr(asked, name) is not None}
+        model, own = net_calls(meta, DETECTORS, source)
+        return replace(config, model=model.updated(**said), backbone=own)
+
+    def tested(self, config: ExperimentConfig, adapter: BaseModel, classes: tuple[str, ...]) -> BaseModel:
+        """The net with the rest of its ensemble, as section ``test`` says."""
+        adapter.net = build_predictor(adapter.net, config.test, classes)
+        adapter.net.timed = True
+        return adapter
+
+
+def read_annotations(data: Any, *, where: str) -> Annotations:
+    """Data that must have boxes.
+
+    Raises:
+        InputError: it has none.
+    """
+    if not isinstance(data, Annotations):
+        raise InputError(where, found="data without boxes", needed="a reader of annotations, such as read_coco")
+    return data
+
+
+def load_detector(path: str | Path, classes: Sequence[str]) -> FasterRCNN:
+    """A detector from its checkpoint alone; see :func:`resdet.engine.checkpoints.load_net`."""
+    return load_net(path, classes, DETECTORS, task="detection")
+
+
+def build_predictor(net: FasterRCNN, settings: TestSettings, classes: Sequence[str]) -> Predictor:
+    """The net and the rest of its ensemble under settings for test; their constant BN is folded."""
+    nets = [net, *(load_detector(path, classes) for path in settings.ensemble)]
+    nets = [fold_batchnorm(each) for each in nets]
+    if settings.winograd:
+        nets = [use_winograd(each) for each in nets]
+    return Predictor([compile_parts(each, settings.compile) for each in nets], settings)
