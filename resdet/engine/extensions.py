@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmengine.registry import HOOKS, VISBACKENDS, Registry
+from mmengine.utils import get_object_from_string
 
 from resdet.errors import InputError, nearest
 
@@ -44,14 +45,21 @@ def _check(given: Any, registry: Registry, where: str, *, also: Sequence[str] = 
     if not isinstance(given, Mapping) or "type" not in given:
         raise InputError(where, found=repr(given), needed="dict(type=..., ...)")
     kind = given["type"]
-    if isinstance(kind, str):
+    if isinstance(kind, str) and "." in kind:  # a class that the config imports
+        try:
+            kind = get_object_from_string(kind)
+        except (ImportError, AttributeError, ValueError):
+            kind = None
+    elif isinstance(kind, str):
         registry.import_from_location()
         known = registry.module_dict
         if kind not in known:
             raise InputError(where, found=f"type={kind!r}", needed=nearest(kind, known))
         kind = known[kind]
     if not inspect.isclass(kind):
-        raise InputError(where, found=f"type={kind!r}", needed="a class, or the name of one that is registered")
+        raise InputError(
+            where, found=f"type={given['type']!r}", needed="a class, or the name of one that is registered"
+        )
     taken = inspect.signature(kind).parameters
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values()):
         return

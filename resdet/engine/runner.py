@@ -173,7 +173,7 @@ class ResdetRunner(Runner):
             "meta": {**self.extra_meta, **meta, "seed": self.seed, "version": __version__},
             "state_dict": {k: v.detach().cpu() for k, v in net.state_dict().items()},
             "optimizer": self.optim_wrapper.state_dict(),
-            "schedulers": [s.state_dict() for s in self.param_schedulers or []],
+            "schedulers": [_plain_state(scheduler) for scheduler in self.param_schedulers or []],
         }
         self.call_hook("before_save_checkpoint", checkpoint=checkpoint)
         bad = [name for name, value in checkpoint["state_dict"].items() if not torch.isfinite(value).all()]
@@ -212,6 +212,11 @@ class ResdetRunner(Runner):
         self.train_loop._iter = checkpoint["meta"]["step"]
         self._has_loaded = True
         self.logger.info(f"resumed {filename} at step {self.train_loop.iter}")
+
+
+def _plain_state(scheduler: Any) -> dict[str, Any]:
+    """The state of a scheduler without the functions that mmengine's one-cycle keeps in it."""
+    return {name: value for name, value in scheduler.state_dict().items() if not callable(value)}
 
 
 def build_test_runner(experiment: Experiment, loader: Any, *, work_dir: Path, launcher: str) -> ResdetRunner:

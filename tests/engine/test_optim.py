@@ -131,3 +131,38 @@ def test_no_schedule_and_a_warmup_longer_than_the_run():
 
 def test_a_warmup_of_one_step_is_none():
     assert rates(Schedule(length=4, unit="step", warmup_steps=1), 4) == [1.0] * 4
+
+
+@pytest.mark.parametrize(
+    ("policy", "settings", "expected"),
+    [
+        ("linear", {}, [1.0, 0.75, 0.5, 0.25]),
+        ("linear", {"final_factor": 0.5}, [1.0, 0.875, 0.75, 0.625]),
+        ("poly", {"power": 2.0}, [1.0, (3 / 4) ** 2, (2 / 4) ** 2, (1 / 4) ** 2]),
+        ("exponential", {"gamma": 0.0625}, [1.0, 0.5, 0.25, 0.125]),  # to a sixteenth over four steps
+    ],
+)
+def test_policies_by_hand(policy, settings, expected):
+    schedule = Schedule(unit="step", length=5 if policy in ("linear", "poly") else 4, policy=policy, **settings)
+    torch.testing.assert_close(torch.tensor(rates(schedule, 4)), torch.tensor(expected))
+
+
+def test_one_cycle_rises_to_the_rate_and_falls():
+    seen = rates(Schedule(unit="step", length=20, policy="onecycle"), 20)
+    assert max(seen) == pytest.approx(1.0) and 0 < seen.index(max(seen)) < 10
+    assert seen[0] == pytest.approx(1 / 25) and seen[-1] < 0.01
+
+
+def test_any_optimizer_of_torch_with_its_own_arguments():
+    wrapper = build_optimizer(one_weight(), Optimizer(type="AdamW", betas=(0.8, 0.9)), amp="off", lr=0.1)
+    assert type(wrapper.optimizer) is torch.optim.AdamW
+    assert wrapper.optimizer.defaults["betas"] == (0.8, 0.9)
+    for wrong, words in (
+        ({"type": "AdmW"}, "AdamW"),
+        ({"type": "AdamW", "momentum": 0.9}, "unknown key 'momentum'"),
+        ({"type": "AdamW", "beta": (0.8, 0.9)}, "'betas'"),
+        ({"betas": (0.8, 0.9)}, "unknown key 'betas'"),
+        ({"nesterov": True, "momentum": 0.0}, "momentum above 0"),
+    ):
+        with pytest.raises(InputError, match=words):
+            Optimizer(**wrong)
