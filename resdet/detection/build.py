@@ -17,7 +17,7 @@ from resdet.backbones.weights import init_backbone
 from resdet.detection.anchors import Anchors
 from resdet.detection.faster_rcnn import FasterRCNN, LastLevel, Suppression
 from resdet.detection.pooling import RoIPooling
-from resdet.detection.preprocess import Preprocess
+from resdet.detection.preprocess import Preprocess, Rounding
 from resdet.detection.roi_head import ClassifierEmbedding, Conv5Embedding, RoIHead, TwoLayerEmbedding
 from resdet.detection.rpn import RPN, Cut
 from resdet.errors import InputError
@@ -35,6 +35,7 @@ def faster_rcnn_c4(
     shorter_side: int | Sequence[int] = 600,
     longer_side: int = 1000,
     antialias: bool = False,
+    rounding: Rounding = "torchvision",
     multiple: int = 32,
     checkpoint: bool = False,
     anchor_sizes: Sequence[float] = (64, 128, 256, 512),
@@ -63,6 +64,7 @@ def faster_rcnn_c4(
         shorter_side: of the input, in pixels; one of several is drawn for each training batch.
         longer_side: its bound.
         antialias: blur before shrinking, as Pillow and detectron2; torchvision and mmdetection do not.
+        rounding: of the resized sides, as who does it.
         multiple: the padded batch is a multiple of this; a larger one gives fewer sizes to compile or search for.
         checkpoint: keep only the inputs of the blocks for the backward pass: a third slower, for less memory.
         anchor_sizes: sides in input pixels; VOC leaves out 64 (Ren 2015).
@@ -84,7 +86,7 @@ def faster_rcnn_c4(
     conv5 = conv5_head(net)
     every = take_stride(conv5)
     return FasterRCNN(
-        Preprocess(shorter_side, longer_side, antialias=antialias, multiple=multiple),
+        Preprocess(shorter_side, longer_side, antialias=antialias, rounding=rounding, multiple=multiple),
         trunk,
         LastLevel(),
         RPN(
@@ -119,6 +121,7 @@ def faster_rcnn_fpn(
     shorter_side: int | Sequence[int] = 800,
     longer_side: int = 1333,
     antialias: bool = False,
+    rounding: Rounding = "torchvision",
     multiple: int = 32,
     checkpoint: bool = False,
     anchor_sizes: Sequence[float] = (32, 64, 128, 256, 512),
@@ -148,6 +151,7 @@ def faster_rcnn_fpn(
         shorter_side: of the input, in pixels; one of several is drawn for each training batch.
         longer_side: its bound.
         antialias: blur before shrinking, as Pillow and detectron2; torchvision and mmdetection do not.
+        rounding: of the resized sides, as who does it.
         multiple: the padded batch is a multiple of this; a larger one gives fewer sizes to compile or search for.
         checkpoint: keep only the inputs of the blocks for the backward pass: a third slower, for less memory.
         anchor_sizes: one side in input pixels for each of P2 ... P6.
@@ -170,7 +174,7 @@ def faster_rcnn_fpn(
     trunk = freeze_stages(Trunk(net, last=5), frozen_stages)
     fpn = FPN(trunk.channels, pyramid_channels, strides=trunk.strides)
     return FasterRCNN(
-        Preprocess(shorter_side, longer_side, antialias=antialias, multiple=multiple),
+        Preprocess(shorter_side, longer_side, antialias=antialias, rounding=rounding, multiple=multiple),
         trunk,
         fpn,
         RPN(

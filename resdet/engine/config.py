@@ -50,11 +50,16 @@ SCALARS = {
 SUPPLIED = ("num_classes",)
 """Arguments of a model that may be left out, since they follow from the data."""
 
+TESTED = (
+    *("shorter_side", "longer_side", "antialias", "rounding", "multiple", "test_proposals"),
+    *("score_threshold", "nms_iou", "max_per_image"),
+)
+"""Arguments of a detector that say how it is tested."""
 FREE = (
+    *TESTED,
     *("num_classes", "init", "frozen_stages", "frozen_batchnorm", "box_beta"),
     *("label_smoothing", "mixup", "cutmix", "window", "checkpoint", "zero_last_bn", "new_head"),
-    *("shorter_side", "longer_side", "train_proposals", "test_proposals", "rois_per_image", "background_iou"),
-    *("score_threshold", "nms_iou", "max_per_image", "antialias", "multiple", "anchors_per_image", "positive_iou"),
+    *("train_proposals", "rois_per_image", "background_iou", "anchors_per_image", "positive_iou"),
 )
 """Arguments of a model that may differ between training and test."""
 
@@ -166,6 +171,12 @@ def _plain(value: Any) -> Any:
 def _import(dotted: str) -> Any:
     module, _, name = dotted.rpartition(".")
     return getattr(importlib.import_module(module), name)
+
+
+def tested(options: Sequence[str]) -> dict[str, Any]:
+    """What overrides of a config say of how its detector is tested: arguments of the model among :data:`TESTED`."""
+    said = {key.removeprefix("model."): value for key, value in map(_parse_option, options) if key.startswith("model.")}
+    return {name: value for name, value in said.items() if name in TESTED}
 
 
 def _parse_option(option: str) -> tuple[str, Any]:
