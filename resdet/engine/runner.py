@@ -16,7 +16,7 @@ from torch import nn
 
 from resdet import __version__
 from resdet.backbones.stochastic_depth import RandomResidual
-from resdet.backbones.weights import load_exactly
+from resdet.backbones.weights import load_exactly, read_weights
 from resdet.engine import distributed
 from resdet.engine.config import differences
 from resdet.engine.optim import autocast
@@ -216,13 +216,26 @@ def read_checkpoint(path: str | Path) -> dict:
         raise InputError(f"checkpoint {path}", found="no such file", needed="a .pth of a run") from error
     except Exception as error:  # torch raises many kinds for a damaged or foreign file
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"checkpoint {path}", found=reason, needed="a .pth of a run of this program") from error
+        raise InputError(f"checkpoint {path}", found=reason, needed=_needed_for(path)) from error
     meta = checkpoint.get("meta") if isinstance(checkpoint, dict) else None
     if not isinstance(meta, dict) or "classes" not in meta or "state_dict" not in checkpoint:
-        raise InputError(
-            f"checkpoint {path}", found="no state_dict with meta", needed="a .pth of a run of this program"
-        )
+        raise InputError(f"checkpoint {path}", found="no state_dict with meta", needed=_needed_for(path))
     return checkpoint
+
+
+def _needed_for(path: str | Path) -> str:
+    """What is needed in the place of a file that is no checkpoint of ours; of another program's detector, how to."""
+    try:
+        state, _ = read_weights(path)
+    except InputError:
+        state = {}
+    if not any("rpn" in key for key in state):
+        return "a .pth of a run of this program"
+    ours = Path("work_dirs") / f"{Path(path).stem}.pth"
+    return (
+        f"what `python tools/convert.py {path} {ours}` makes of another program's detector; "
+        "configs/converted_coco.py tests it"
+    )
 
 
 def check_same(source: object, meta: dict, *, classes: Sequence[str] | None = None, model: dict | None = None) -> None:
