@@ -15,7 +15,7 @@ from resdet.backbones.weights import load_exactly
 from resdet.datasets.images import read_image
 from resdet.engine.config import check_settings, describe_model, load_config
 from resdet.engine.experiment import build_net
-from resdet.engine.predictor import adopt, build_localizer, build_predictor, load_stage
+from resdet.engine.predictor import adopt, build_localizer, build_predictor, load_stage, said_of_nets
 from resdet.engine.runner import check_same, read_checkpoint
 from resdet.engine.tasks import DetectionTask
 from resdet.errors import InputError, nearest
@@ -68,12 +68,13 @@ class Detector:
         if read.task != "detection":
             raise InputError(f"config {config}", found=f"task = {read.task!r}", needed="a detection config")
         loaded = read_checkpoint(checkpoint)
+        said = said_of_nets(read, options)
         read = adopt(read, loaded["meta"], checkpoint)
         check_same(checkpoint, loaded["meta"], model=describe_model(read))
         self.classes: tuple[str, ...] = tuple(loaded["meta"]["classes"])
         net = build_net(read, num_classes=len(self.classes), load_init=False)
         load_exactly(DetectionTask(net), loaded["state_dict"], source=checkpoint)
-        predictor = build_predictor(read, net, self.classes)
+        predictor = build_predictor(read, net, self.classes, said=said)
         if score_threshold is not None:
             predictor.suppression = predictor.suppression._replace(score_threshold=score_threshold)
         self.device = usable_device(device)

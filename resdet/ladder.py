@@ -7,9 +7,9 @@ once; its time still counts for each row that needs it, so "s/image" is what the
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from mmengine.config import Config
@@ -88,6 +88,7 @@ def climb(
     scales: Sequence[int] = PAPER_SCALES,
     group: Sequence[str] = (),
     size_bounds: tuple[float, float] = SIZE_BOUNDS,
+    said: Mapping[str, Any] | None = None,
 ) -> list[Row]:
     """Measure every row that the checkpoints allow.
 
@@ -99,6 +100,7 @@ def climb(
         scales: shorter sides of multi-scale testing.
         group: classes whose mean AP is also given, as figure ``group``.
         size_bounds: sides in pixels that divide small, medium and large objects.
+        said: arguments of every net in place of its checkpoint's, as :func:`resdet.engine.predictor.load_net` takes.
 
     Raises:
         InputError: a checkpoint without context among those with it, or the reverse; other classes; bad scales.
@@ -108,11 +110,11 @@ def climb(
         raise InputError("--group", found=", ".join(unknown), needed=f"names among {', '.join(classes)}")
     if context and len(context) != len(baseline):
         raise InputError("--context", found=f"{len(context)} checkpoints", needed=f"{len(baseline)}, as --baseline")
-    plain = [_load(path, classes, context=False) for path in baseline]
-    wider = [_load(path, classes, context=True) for path in context]
+    plain = [_load(path, classes, said, context=False) for path in baseline]
+    wider = [_load(path, classes, said, context=True) for path in context]
     last = wider or plain
     known = dict(zip([*baseline, *context], [*plain, *wider], strict=True))
-    joined = [known[path] if path in known else _load(path, classes) for path in ensemble]
+    joined = [known[path] if path in known else _load(path, classes, said) for path in ensemble]
     joined = joined or (last if len(last) > 1 else [])
 
     settings = read_settings(config, "test")
@@ -173,8 +175,10 @@ def _row(rung: Rung, teams: Sequence[Predictor], runs: list[dict[str, float]]) -
     return Row(*rung, runs, sum(stages.values()), stages)
 
 
-def _load(path: str, classes: Sequence[str], *, context: bool | None = None) -> FasterRCNN:
-    net = load_net(path, classes)
+def _load(
+    path: str, classes: Sequence[str], said: Mapping[str, Any] | None, *, context: bool | None = None
+) -> FasterRCNN:
+    net = load_net(path, classes, said=said)
     if context is not None and net.roi_head.has_context != context:
         kinds = {True: "a net with global context", False: "a net without global context"}
         raise InputError(f"checkpoint {path}", found=kinds[not context], needed=kinds[context])
@@ -205,6 +209,20 @@ def as_markdown(rows: Sequence[Row], *, group: str = "") -> str:
     return "\n".join(
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
     )
+
+
+def left_out(rows: Sequence[Row]) -> list[str]:
+    """A line for each row of Table 9 that is not there, with what it needs."""
+    needs = {
+        RUNGS[2].name: "nets with global context (--context)",
+        RUNGS[4].name: "several nets of a kind (--ensemble)",
+    }
+    there = [row.name for row in rows]
+    return [
+        f"left out: {name}, which needs {need}"
+        for name, need in needs.items()
+        if not any(t.startswith(name) for t in there)
+    ]
 
 
 def _with_spread(row: Row, figure: str) -> str:

@@ -43,15 +43,18 @@ def ladder(arguments: Sequence[str] | None = None) -> None:
         from resdet import ladder as table_9
         from resdet.backbones.weights import file_hash
         from resdet.engine import distributed
-        from resdet.engine.config import load_config, read_settings
+        from resdet.engine.config import TESTED, load_config, read_settings
+        from resdet.engine.predictor import said_of_nets
         from resdet.errors import InputError
         from resdet.evaluation.report import provenance, write_json
 
         config = load_config(args.config, args.cfg_options)
         if config.task != "detection":
             raise InputError(f"config {args.config}", found=f"task = {config.task!r}", needed="a detection config")
-        if said := [option for option in args.cfg_options if option.startswith("model.")]:
-            raise InputError("--cfg-options", found=said[0], needed="no model settings: checkpoints tell their nets")
+        for name in (option.partition("=")[0] for option in args.cfg_options if option.startswith("model.")):
+            if name.removeprefix("model.") not in TESTED:
+                needed = f"checkpoints tell their nets; of a model only {', '.join(TESTED)}, which are then of all nets"
+                raise InputError("--cfg-options", found=name, needed=needed)
         distributed.start(args.launcher)
         rows = table_9.climb(
             config,
@@ -61,10 +64,11 @@ def ladder(arguments: Sequence[str] | None = None) -> None:
             scales=args.scales,
             group=args.group,
             size_bounds=tuple(args.size_bounds),
+            said=said_of_nets(config, args.cfg_options),
         )
         if distributed.rank():
             return
-        table = table_9.as_markdown(rows, group=", ".join(args.group))
+        table = "\n\n".join([table_9.as_markdown(rows, group=", ".join(args.group)), *table_9.left_out(rows)])
         print(table)
         if args.markdown:
             table_9.write_markdown(args.markdown, table, f"`python tools/ladder.py {' '.join(sys.argv[1:])}`")

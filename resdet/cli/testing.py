@@ -49,7 +49,7 @@ def evaluate(arguments: Sequence[str] | None = None) -> None:
         if args.detections:
             figures, metric = evaluate_detections(config, args.detections)
         else:
-            experiment = load_experiment(config, args.checkpoint)
+            experiment = load_experiment(config, args.checkpoint, options=args.cfg_options)
             figures, metric = run_evaluation(experiment), experiment.metric
             if config.task == "detection":
                 costs = experiment.task.net.seconds_per_image()

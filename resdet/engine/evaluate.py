@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -14,16 +15,21 @@ from resdet.engine.experiment import Experiment, build_experiment, read_data, te
 from resdet.engine.hooks import shown
 from resdet.engine.metrics import DetectionMetric, build_metric
 from resdet.engine.optim import autocast
-from resdet.engine.predictor import adopt, build_ensemble, build_localizer, build_predictor
+from resdet.engine.predictor import adopt, build_ensemble, build_localizer, build_predictor, said_of_nets
 from resdet.engine.runner import check_same, read_checkpoint
 from resdet.errors import InputError
 from resdet.evaluation.coco_rows import load_results
 
 
-def load_experiment(config: Config, checkpoint: str | Path) -> Experiment:
+def load_experiment(config: Config, checkpoint: str | Path, *, options: Sequence[str] = ()) -> Experiment:
     """The test set and the net of a config, with the weights of a checkpoint, on the device.
 
     A detector or a localizer is tested as section ``test`` says.
+
+    Args:
+        config: checked, with its overrides.
+        checkpoint: of the net.
+        options: those overrides, of which some concern the rest of an ensemble too; see :func:`said_of_nets`.
 
     Raises:
         InputError: the checkpoint is of another task, architecture or set of classes than config and data.
@@ -33,12 +39,13 @@ def load_experiment(config: Config, checkpoint: str | Path) -> Experiment:
         needed = f"one of {config.task}, as config {config.filename}"
         raise InputError(f"checkpoint {checkpoint}", found=f"a net of {task}", needed=needed)
     if config.task == "detection":
+        said = said_of_nets(config, options)
         config = adopt(config, loaded["meta"], checkpoint)
     experiment = build_experiment(config, training=False, classes=loaded["meta"]["classes"])
     check_same(checkpoint, loaded["meta"], classes=experiment.classes, model=describe_model(config))
     load_exactly(experiment.task, loaded["state_dict"], source=checkpoint)
     if config.task == "detection":
-        experiment.task.net = build_predictor(config, experiment.net, experiment.classes)
+        experiment.task.net = build_predictor(config, experiment.net, experiment.classes, said=said)
         experiment.task.net.timed = True
     elif config.task == "localization":
         predictor = build_localizer(config, experiment.net, experiment.classes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
 from torch import nn
@@ -18,7 +19,7 @@ from resdet.classification.ensemble import Ensemble
 from resdet.detection.build import faster_rcnn_c4, faster_rcnn_fpn, faster_rcnn_vgg16
 from resdet.detection.faster_rcnn import FasterRCNN
 from resdet.engine.compiled import compile_parts
-from resdet.engine.config import call, check_arguments, describe, read_settings, target
+from resdet.engine.config import call, check_arguments, describe, read_settings, target, tested
 from resdet.engine.runner import check_same, read_checkpoint
 from resdet.engine.tasks import ClassificationTask, DetectionTask, LocalizationTask
 from resdet.errors import InputError, nearest
@@ -69,13 +70,16 @@ def adopt(config: Config, meta: dict, source: str | Path) -> Config:
     """
     if target(config, "model") is not from_checkpoint:
         return config
-    said = {k: v for k, v in config.model.items() if k != "type" and v is not None}
-    own = own_config(meta, source).to_dict()
-    return Config({**config.to_dict(), **own, "model": {**own["model"], **said}}, filename=config.filename)
+    own = own_config(meta, source, said=said_of_nets(config, ())).to_dict()
+    return Config({**config.to_dict(), **own}, filename=config.filename)
 
 
-def own_config(meta: dict, source: str | Path, *, task: str = "detection") -> Config:
+def own_config(
+    meta: dict, source: str | Path, *, task: str = "detection", said: Mapping[str, Any] | None = None
+) -> Config:
     """The section ``model`` that a checkpoint tells of itself, and ``backbone`` if its net has one of its own.
+
+    ``said`` are arguments of the model that are not its own.
 
     A file may choose among the functions of :data:`BUILDERS` and give them arguments that they take, except for
     ``init``, which would read another file.
@@ -88,7 +92,8 @@ def own_config(meta: dict, source: str | Path, *, task: str = "detection") -> Co
     known_ones = {"shorter_side", "label_smoothing", "crop", "side"}  # one of them; of the first versions none
     if not isinstance(model, Mapping) or not known_ones & set(model):
         raise InputError(where, found="no description of its net", needed="one saved by this version")
-    parts = {"model": ({k: v for k, v in model.items() if k not in ("define", "init")}, BUILDERS[task])}
+    own = {k: v for k, v in model.items() if k not in ("define", "init")}
+    parts = {"model": ({**own, **(said or {})}, BUILDERS[task])}
     if "define" in model:
         parts["backbone"] = (model["define"], (define_net,))
     for section, (part, builders) in parts.items():
@@ -103,18 +108,37 @@ def own_config(meta: dict, source: str | Path, *, task: str = "detection") -> Co
     return Config({section: dict(part) for section, (part, _) in parts.items()})
 
 
-def load_net(path: str | Path, classes: Sequence[str], *, task: str = "detection") -> nn.Module:
+def said_of_nets(config: Config, options: Sequence[str]) -> dict[str, Any]:
+    """What is said of every net at test, whatever its checkpoint tells: arguments of a model.
+
+    Args:
+        config: as read; one that leaves its net to the checkpoint says it in its own section ``model``.
+        options: the overrides, of which those of :data:`resdet.engine.config.TESTED` count.
+    """
+    own = config.model.items() if target(config, "model") is from_checkpoint else ()
+    return {name: value for name, value in own if name != "type" and value is not None} | tested(options)
+
+
+def load_net(
+    path: str | Path, classes: Sequence[str], *, task: str = "detection", said: Mapping[str, Any] | None = None
+) -> nn.Module:
     """The net of a task from its checkpoint alone.
+
+    Args:
+        path: of the checkpoint.
+        classes: those that it must have.
+        task: of the net.
+        said: arguments of the model in place of the checkpoint's, as :func:`said_of_nets` gives them.
 
     Raises:
         InputError: damaged, of another task or other classes, or without a description of its net; its net has the name
-            of another one.
+            of another one, or takes no such argument.
     """
     loaded = read_checkpoint(path)
     if loaded["meta"].get("task", task) != task:
         raise InputError(f"checkpoint {path}", found=f"task {loaded['meta'].get('task')!r}", needed=task)
     check_same(path, loaded["meta"], classes=classes)
-    config = own_config(loaded["meta"], path, task=task)
+    config = own_config(loaded["meta"], path, task=task, said=said)
     try:
         if "backbone" in config:
             call(config, "backbone")
@@ -132,10 +156,20 @@ def build_ensemble(config: Config, net: Classifier, classes: Sequence[str]) -> n
     return Ensemble([net, *others]) if others else net
 
 
-def build_predictor(config: Config, net: FasterRCNN, classes: Sequence[str]) -> Predictor:
-    """The net and the rest of its ensemble, with the settings of section ``test``; their constant BN is folded."""
+def build_predictor(
+    config: Config, net: FasterRCNN, classes: Sequence[str], *, said: Mapping[str, Any] | None = None
+) -> Predictor:
+    """The net and the rest of its ensemble, with the settings of section ``test``; their constant BN is folded.
+
+    Args:
+        config: for that section.
+        net: the first.
+        classes: of all.
+        said: of the others, as in :func:`load_net`.
+    """
     settings = read_settings(config, "test")
-    nets = [fold_batchnorm(each) for each in (net, *(load_net(path, classes) for path in settings.ensemble))]
+    others = [load_net(path, classes, said=said) for path in settings.ensemble]
+    nets = [fold_batchnorm(each) for each in (net, *others)]
     if settings.winograd:
         nets = [use_winograd(each) for each in nets]
     return Predictor([compile_parts(each, settings.compile) for each in nets], settings)
