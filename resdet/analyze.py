@@ -22,9 +22,9 @@ from resdet.datasets.cifar import ArrayData
 from resdet.datasets.resident import ResidentDataset
 from resdet.engine import distributed
 from resdet.engine.config import load_config, read_settings
-from resdet.engine.evaluate import shown
 from resdet.engine.experiment import data_loader, read_data
 from resdet.engine.predictor import load_net
+from resdet.engine.progress import shown
 from resdet.errors import InputError
 from resdet.evaluation.report import provenance, write_json
 

@@ -19,11 +19,11 @@ from resdet.datasets.detection import DetectionDataset
 from resdet.detection.faster_rcnn import FasterRCNN
 from resdet.engine import distributed
 from resdet.engine.config import read_settings
-from resdet.engine.evaluate import shown
 from resdet.engine.experiment import data_loader, read_data
 from resdet.engine.metrics import CocoMetric
 from resdet.engine.optim import autocast
 from resdet.engine.predictor import load_net
+from resdet.engine.progress import shown
 from resdet.engine.runner import read_checkpoint
 from resdet.errors import InputError
 from resdet.evaluation.coco import SIZE_BOUNDS

@@ -12,10 +12,10 @@ from resdet.backbones.weights import load_exactly
 from resdet.engine import distributed
 from resdet.engine.config import describe_model, read_settings
 from resdet.engine.experiment import Experiment, build_experiment, read_data, test_loader
-from resdet.engine.hooks import shown
 from resdet.engine.metrics import DetectionMetric, build_metric
 from resdet.engine.optim import autocast
 from resdet.engine.predictor import adopt, build_ensemble, build_localizer, build_predictor, said_of_nets
+from resdet.engine.progress import shown
 from resdet.engine.runner import check_same, read_checkpoint
 from resdet.errors import InputError
 from resdet.evaluation.coco_rows import load_results

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -12,6 +14,7 @@ from mmengine.model import BaseModel
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+from resdet.backbones.frozen import FrozenBatchNorm
 from resdet.datasets.annotations import Annotations
 from resdet.datasets.detection import DetectionDataset
 from resdet.datasets.loading import EvaluationShare, TrainBatches, collate
@@ -153,9 +156,34 @@ def build_net(config: Config, *, num_classes: int, load_init: bool) -> nn.Module
         )
     if "backbone" in config:
         call(config, "backbone")
+    init = config.model.get("init")
+    if load_init and init not in (None, "pretrained") and not Path(init).is_file():
+        needed = f"weights: .safetensors, .pth, .pt or .pkl; or, to train from random ones, {_random_start(config)}"
+        raise InputError(f"model.init={init}", found="no such file", needed=needed)
     if not load_init and "init" in config.model:
         config = Config({**config.to_dict(), "model": {**config.model.to_dict(), "init": None}})
     return call(config, "model", num_classes=num_classes)
+
+
+def check_start(experiment: Experiment) -> None:
+    """Refuse random weights under frozen statistics, with which a loss soon is not finite.
+
+    Raises:
+        InputError: the net has constant BN layers, and its backbone no ``init``.
+    """
+    config = experiment.config
+    frozen = any(isinstance(module, FrozenBatchNorm) for module in experiment.net.modules())
+    if frozen and config.model.get("init") is None:
+        needed = f"model.init=<weights of the backbone>; or, to train from random ones, {_random_start(config)}"
+        found = "None, random weights, under BN statistics that are frozen and nobody's"
+        raise InputError(f"config {config.filename}, model.init", found=found, needed=needed)
+
+
+def _random_start(config: Config) -> str:
+    """The settings with which a model trains from random weights."""
+    taken = inspect.signature(target(config, "model")).parameters
+    free = {"frozen_batchnorm": False, "frozen_stages": 0}
+    return " ".join(["model.init=None", *(f"model.{name}={value}" for name, value in free.items() if name in taken)])
 
 
 def train_loader(experiment: Experiment) -> Iterable:

@@ -24,9 +24,9 @@ from resdet.datasets.detection import DetectionDataset
 from resdet.datasets.loading import collate
 from resdet.engine import distributed
 from resdet.engine.config import read_settings
-from resdet.engine.hooks import shown
 from resdet.engine.optim import autocast
 from resdet.engine.predictor import first_stage_of
+from resdet.engine.progress import shown
 from resdet.errors import InputError
 from resdet.localization.settings import Localization
 from resdet.localization.system import propose

@@ -59,6 +59,8 @@ class Schedule(NamedTuple):
     ``warmup_steps``; the warm-up is then no ramp."""
     validate_every: float = 1
     """In ``unit``."""
+    validate_last: bool = True
+    """Validate after the last step, too."""
 
 
 class Run(NamedTuple):
