@@ -127,7 +127,8 @@ UNITS = """
     net = torch.nn.BatchNorm1d(1)
     net.running_mean.fill_(7.0 + rank)
     net.val_step = lambda batch: []
-    runner = types.SimpleNamespace(model=net, amp="off", call_hook=lambda name, **_: None)
+    log = types.SimpleNamespace(info=print)
+    runner = types.SimpleNamespace(model=net, amp="off", call_hook=lambda name, **_: None, logger=log)
     evaluator = types.SimpleNamespace(process=lambda **_: None, evaluate=lambda size: {})
     EvaluationLoop(runner, torch.utils.data.DataLoader([0.0]), evaluator).run()
     assert net.running_mean.item() == 7.0
