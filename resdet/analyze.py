@@ -23,7 +23,7 @@ from resdet.datasets.resident import ResidentDataset
 from resdet.engine import distributed
 from resdet.engine.config import load_config
 from resdet.engine.experiment import data_loader
-from resdet.engine.hooks import shown
+from resdet.engine.progress import shown
 from resdet.engine.tasks.classification import load_classifier
 from resdet.errors import InputError
 from resdet.evaluation.report import provenance, write_json

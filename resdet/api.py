@@ -72,7 +72,7 @@ class Detector:
         self.classes: tuple[str, ...] = tuple(loaded["meta"]["classes"])
         net = build_net(read, num_classes=len(self.classes), load_init=False)
         load_exactly(read.task.adapter(net), loaded["state_dict"], source=checkpoint)
-        predictor = build_predictor(net, read.test, self.classes)
+        predictor = build_predictor(net, read.test, self.classes, said=read.said_of_nets)
         if score_threshold is not None:
             predictor.suppression = predictor.suppression._replace(score_threshold=score_threshold)
         self.device = usable_device(device)

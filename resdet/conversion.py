@@ -11,7 +11,7 @@ from resdet.backbones.registry import BACKBONES
 from resdet.backbones.weights import file_hash, load_exactly, publish, read_weights
 from resdet.detection import build
 from resdet.detection.convert import convert
-from resdet.detection.convert_state import Converted, Foreign, Style, check_finite
+from resdet.detection.convert_state import Channels, Converted, Foreign, StrideOn, Style, check_finite
 from resdet.engine.calls import Call
 from resdet.engine.checkpoints import write_checkpoint
 from resdet.errors import InputError
@@ -41,6 +41,9 @@ def convert_file(
     *,
     classes: str | Sequence[str] | None = None,
     style: Style | None = None,
+    channels: Channels | None = None,
+    stride_on: StrideOn | None = None,
+    config: str | Path | None = None,
     batchnorm_eps: float | None = None,
 ) -> Report:
     """Write a foreign file as one of ours: a detector as a checkpoint, a backbone as published weights.
@@ -51,6 +54,9 @@ def convert_file(
         classes: names in the order of the labels, or a text: names with commas between them, or a file with one name a
             line. Needed where neither the file nor their number (80: COCO, 20: VOC) tells.
         style: of pixels and strides, where the file does not tell.
+        channels: order of the source's pixels, likewise.
+        stride_on: the convolution of its bottlenecks that has the stride, likewise.
+        config: the source's own: detectron2's ``.yaml``, mmdetection's ``.py``; read, not run.
         batchnorm_eps: of the source's BN layers, where it is not what its kind has.
 
     Raises:
@@ -72,6 +78,9 @@ def convert_file(
         style,
         batchnorm_eps,
         None if names is None else len(names),
+        channels,
+        stride_on,
+        None if config is None else _read_text("--config", Path(config)),
     )
     converted = convert(foreign)
     check_finite(converted.state, source=str(source))
@@ -114,14 +123,18 @@ def _read_names(classes: str | Sequence[str] | None) -> tuple[str, ...] | None:
     if classes is None or not isinstance(classes, str):
         return None if classes is None else tuple(classes)
     path = Path(classes)
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines() if path.is_file() else classes.split(",")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"classes {path}", found=error, needed="a text file with one class name a line") from error
+    lines = _read_text("--classes", path).splitlines() if path.is_file() else classes.split(",")
     names = tuple(name.strip() for name in lines if name.strip())
     if len(set(names)) < max(len(names), 1):
         raise InputError("classes", found=f"{classes!r}", needed="different names, with commas or in lines of a file")
     return names
+
+
+def _read_text(switch: str, path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{switch} {path}", found=error, needed="a text file") from error
 
 
 def _choose_names(converted: Converted, names: tuple[str, ...] | None, source: str) -> tuple[str, ...]:

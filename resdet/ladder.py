@@ -9,26 +9,28 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from resdet.backbones.folding import fold_batchnorm
 from resdet.datasets.detection import DetectionDataset
 from resdet.detection.faster_rcnn import FasterRCNN
+from resdet.detection.settings import DetectorSettings
 from resdet.engine import distributed
 from resdet.engine.checkpoints import read_checkpoint
 from resdet.engine.config import ExperimentConfig
 from resdet.engine.experiment import data_loader
-from resdet.engine.hooks import shown
 from resdet.engine.metrics import CocoMetric
 from resdet.engine.optim import autocast
+from resdet.engine.progress import shown
 from resdet.engine.tasks.detection import load_detector
 from resdet.errors import InputError
 from resdet.evaluation.coco import SIZE_BOUNDS
 from resdet.inference.predictor import Predictor
 from resdet.inference.settings import PAPER_SCALES, TestSettings
 from resdet.inference.stages import Stages
+from resdet.settings import TESTED, marked
 
 REFINED = {"refine": 1, "vote": 0.5, "nms_iou": 0.3}
 """The paper's box refinement: one round, NMS at 0.3 on the union, voting among boxes of IoU 0.5 or more."""
@@ -107,11 +109,17 @@ def climb(
         raise InputError("--group", found=", ".join(unknown), needed=f"names among {', '.join(classes)}")
     if context and len(context) != len(baseline):
         raise InputError("--context", found=f"{len(context)} checkpoints", needed=f"{len(baseline)}, as --baseline")
-    plain = [_load(path, classes, context=False) for path in baseline]
-    wider = [_load(path, classes, context=True) for path in context]
+    said = config.said_of_nets
+    if other := config.overridden - set(said):
+        needed = (
+            f"checkpoints tell their nets; of a model only {', '.join(marked(DetectorSettings, TESTED))}, of all nets"
+        )
+        raise InputError("--cfg-options", found=f"model.{min(other)}", needed=needed)
+    plain = [_load(path, classes, said, context=False) for path in baseline]
+    wider = [_load(path, classes, said, context=True) for path in context]
     last = wider or plain
     known = dict(zip([*baseline, *context], [*plain, *wider], strict=True))
-    joined = [known[path] if path in known else _load(path, classes) for path in ensemble]
+    joined = [known[path] if path in known else _load(path, classes, said) for path in ensemble]
     joined = joined or (last if len(last) > 1 else [])
 
     settings = config.test
@@ -172,8 +180,8 @@ def _row(rung: Rung, teams: Sequence[Predictor], runs: list[dict[str, float]]) -
     return Row(*rung, runs, sum(stages.values()), stages)
 
 
-def _load(path: str, classes: Sequence[str], *, context: bool | None = None) -> FasterRCNN:
-    net = load_detector(path, classes)
+def _load(path: str, classes: Sequence[str], said: dict[str, Any], *, context: bool | None = None) -> FasterRCNN:
+    net = load_detector(path, classes, said)
     if context is not None and net.roi_head.has_context != context:
         kinds = {True: "a net with global context", False: "a net without global context"}
         raise InputError(f"checkpoint {path}", found=kinds[not context], needed=kinds[context])
@@ -204,6 +212,20 @@ def as_markdown(rows: Sequence[Row], *, group: str = "") -> str:
     return "\n".join(
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
     )
+
+
+def left_out(rows: Sequence[Row]) -> list[str]:
+    """A line for each row of Table 9 that is not there, with what it needs."""
+    needs = {
+        RUNGS[2].name: "nets with global context (--context)",
+        RUNGS[4].name: "several nets of a kind (--ensemble)",
+    }
+    there = [row.name for row in rows]
+    return [
+        f"left out: {name}, which needs {need}"
+        for name, need in needs.items()
+        if not any(t.startswith(name) for t in there)
+    ]
 
 
 def _with_spread(row: Row, figure: str) -> str:

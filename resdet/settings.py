@@ -25,8 +25,10 @@ S, T = TypeVar("S", bound="Settings"), TypeVar("T")
 CHANGEABLE = "changeable"
 """Marks a setting of a net that may differ between training and test."""
 
+TESTED = "tested"
+"""Marks a setting that says how a net is tested, which an override may say of several nets."""
 Changeable = Annotated[T, CHANGEABLE]
-"""A setting of type T with that mark."""
+Tested = Annotated[T, CHANGEABLE, TESTED]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -146,9 +148,9 @@ def takes_settings(build: Callable[[S], T]) -> Callable[..., T]:
     return call
 
 
-def changeable(kind: type[Settings]) -> set[str]:
-    """Names of the settings that may differ between training and test."""
-    return {name for name, field in kind.model_fields.items() if CHANGEABLE in field.metadata}
+def marked(kind: type[Settings], mark: str) -> list[str]:
+    """Names of the settings with a mark, :data:`CHANGEABLE` or :data:`TESTED`."""
+    return [name for name, field in kind.model_fields.items() if mark in field.metadata]
 
 
 def plain(value: Any) -> Any:

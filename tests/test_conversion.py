@@ -195,9 +195,11 @@ def test_the_tool_says_what_it_found(tmp_path, capsys):
     run_tool([str(source), str(out), "--classes", "cat,dog"])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("detectron2 Faster R-CNN C4: ") and lines[0].endswith(" tensors")
-    assert lines[1:4] == [
+    assert lines[1:5] == [
         "- BGR pixels over 1, 1, 1: folded into conv1",
         "- stride on the first 1x1 convolution",
+        "- ASSUMED, as neither file nor config tells: BGR pixels and stride on the first 1x1 convolution (the model "
+        "zoo's); if it finds little, say --config FILE.yaml, or --channels rgb, --stride-on 3x3",
         "- anchors 32, 64, 128, 256, 512, not rounded; reordered, ratios outermost",
     ]
     assert lines[-3:] == [
@@ -205,6 +207,21 @@ def test_the_tool_says_what_it_found(tmp_path, capsys):
         f"-> {out}",
         "next: a copy of configs/converted_coco.py with your own test data, and tools/eval.py",
     ]
+
+
+def test_the_tool_reads_a_config(tmp_path, capsys):
+    source, out = detectron2_file(tmp_path / "model_final.pkl"), tmp_path / "ours.pth"
+    (tmp_path / "config.yaml").write_text(
+        "INPUT: {FORMAT: BGR, MIN_SIZE_TEST: 480}\nMODEL: {RESNETS: {STRIDE_IN_1X1: no}}"
+    )
+    run_tool([str(source), str(out), "--classes", "cat,dog", "--config", str(tmp_path / "config.yaml")])
+    printed = capsys.readouterr().out
+    assert "stride on the 3x3" in printed and "ASSUMED" not in printed
+    net, meta = load(out)
+    assert meta["model"]["backbone"] == "small" and meta["model"]["rounding"] == "detectron2"
+    assert net.preprocess.shorter_side == (480,)
+    with pytest.raises(SystemExit, match=r"--config .*none\.yaml\n  found:  "):
+        run_tool([str(source), str(out), "--config", str(tmp_path / "none.yaml")])
 
 
 class Payload:

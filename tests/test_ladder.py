@@ -14,7 +14,7 @@ from resdet.engine.experiment import build_net, load_experiment
 from resdet.engine.tasks.detection import DetectionAdapter
 from resdet.errors import InputError
 from resdet.inference import predictor, view
-from resdet.ladder import RUNGS, Row, as_markdown, climb
+from resdet.ladder import RUNGS, Row, as_markdown, climb, left_out
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +130,7 @@ def test_the_tool(det_config, nets, tmp_path, capsys):
     cli.ladder([str(det_config), "--baseline", plain, "--context", context, "--scales", "48", "64", *files])
     printed = capsys.readouterr().out
     assert printed.count("\n|") == 5 and "+ multi-scale testing" in printed
+    assert printed.splitlines()[-1] == "left out: ensemble, which needs several nets of a kind (--ensemble)"
     content = json.loads((tmp_path / "a.json").read_text())
     assert [row["name"] for row in content["rows"]] == [rung.name for rung in RUNGS[:4]]
     assert content["scales"] == [48, 64] and content["rows"][1]["stages"]["refinement"] > 0
@@ -138,11 +139,30 @@ def test_the_tool(det_config, nets, tmp_path, capsys):
 
 def test_what_checkpoints_tell_is_not_overridden(det_config, nets):
     for option, words in (
-        ("model.shorter_side=32", "checkpoints tell their nets"),
+        ("model.context=True", r"model.context\n  needed: checkpoints tell their nets; of a model only score_threshold, "),
         ("test.ensemble=('a',)", "--ensemble"),
     ):
         with pytest.raises(SystemExit, match=words):
             cli.ladder([str(det_config), "--baseline", nets[0], "--scales", "48", "--cfg-options", option])
+
+
+def test_overrides_of_testing_reach_every_net(det_config, nets, monkeypatch):
+    plain, context = nets
+    sides, real = [], predictor.View
+    monkeypatch.setattr(predictor, "View", lambda net, images, side: sides.append(side) or real(net, images, side))
+    config = load_config(det_config, ["model.shorter_side=40", "model.test_proposals=(20,7)"])
+    rows = climb(config, [plain], context=[context], ensemble=[plain, context], scales=(48,))
+    assert len(rows) == 5 and set(sides) == {40, 48}
+
+
+def test_rows_that_are_left_out(det_config, nets):
+    rows = climb(load_config(det_config), [nets[0]], scales=(48,))
+    assert left_out(rows) == [
+        "left out: + global context, which needs nets with global context (--context)",
+        "left out: ensemble, which needs several nets of a kind (--ensemble)",
+    ]
+    pair = climb(load_config(det_config), [nets[0]], context=[nets[1]], ensemble=[nets[0]], scales=(48,))
+    assert left_out(pair) == []
 
 
 def test_a_class_without_objects_has_no_figure(det_config, write_config, nets, tiny, tmp_path):

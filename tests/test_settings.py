@@ -9,12 +9,13 @@ import pytest
 
 from resdet.errors import InputError
 from resdet.settings import (
+    CHANGEABLE,
     Changeable,
     Count,
     Fraction,
     Settings,
     arguments_of,
-    changeable,
+    marked,
     plain,
     takes_settings,
     value_of_text,
@@ -132,4 +133,4 @@ def test_a_builder_takes_settings_or_their_names():
 
 
 def test_what_may_change_between_training_and_test():
-    assert changeable(Some) == {"init", "side"}
+    assert marked(Some, CHANGEABLE) == ["init", "side"]

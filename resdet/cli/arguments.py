@@ -43,7 +43,12 @@ def add_test(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--flip", action="store_true", default=None, help="detect on the mirrored image too, merged")
     group.add_argument("--merge", choices=("nms", "wbf"), help="how --flip and --sizes are merged (default: nms)")
     group.add_argument("--nms", choices=("hard", "linear", "gaussian"), help="suppression, or one of the Soft-NMS")
-    group.add_argument("--ensemble", nargs="+", metavar="FILE", help="checkpoints of further nets for the same classes")
+    group.add_argument(
+        "--ensemble",
+        nargs="+",
+        metavar="FILE",
+        help="checkpoints of further nets for the same classes (model.shorter_side=PX and the like: of all)",
+    )
     group.add_argument(
         "--winograd", action="store_true", default=None, help="faster on a CPU, features equal to about 1e-4"
     )

@@ -23,9 +23,18 @@ def convert(arguments: Sequence[str] | None = None) -> None:
         "(default: the file's own; of 80 COCO's, of 20 VOC's)",
     )
     parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help="the source's own config: detectron2's .yaml (config.yaml beside its runs), mmdetection's .py; not run",
+    )
+    parser.add_argument("--channels", choices=("bgr", "rgb"), help="order of the pixels, for files that do not tell")
+    parser.add_argument(
+        "--stride-on", choices=("1x1", "3x3"), help="convolution of its bottlenecks that has the stride, likewise"
+    )
+    parser.add_argument(
         "--style",
         choices=("caffe", "pytorch"),
-        help="for files that do not tell: caffe is BGR and stride on the first 1x1, pytorch RGB and stride on the 3x3",
+        help="both at once: caffe is BGR and stride on the first 1x1, pytorch RGB and stride on the 3x3",
     )
     parser.add_argument(
         "--batchnorm-eps", type=float, metavar="E", help="of the source's BN layers (default: what its kind has)"
@@ -36,9 +45,7 @@ def convert(arguments: Sequence[str] | None = None) -> None:
         from resdet.conversion import convert_file
         from resdet.labels import COCO_CLASSES
 
-        report = convert_file(
-            args.source, args.out, classes=args.classes, style=args.style, batchnorm_eps=args.batchnorm_eps
-        )
+        report = convert_file(**vars(args))
         print("\n".join([f"{report.kind}: {report.tensors} tensors", *(f"- {note}" for note in report.notes)]))
         if report.classes:
             shown = ", ".join(report.classes[:5]) + (", ..." if len(report.classes) > 5 else "")

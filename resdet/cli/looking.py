@@ -50,8 +50,6 @@ def ladder(arguments: Sequence[str] | None = None) -> None:
         config = load_config(args.config, args.cfg_options)
         if config.task.name != "detection":
             raise InputError(f"config {args.config}", found=f"task = {config.task.name!r}", needed="a detection config")
-        if said := [option for option in args.cfg_options if option.startswith("model.")]:
-            raise InputError("--cfg-options", found=said[0], needed="no model settings: checkpoints tell their nets")
         distributed.start(args.launcher)
         rows = table_9.climb(
             config,
@@ -64,7 +62,7 @@ def ladder(arguments: Sequence[str] | None = None) -> None:
         )
         if distributed.rank():
             return
-        table = table_9.as_markdown(rows, group=", ".join(args.group))
+        table = "\n\n".join([table_9.as_markdown(rows, group=", ".join(args.group)), *table_9.left_out(rows)])
         print(table)
         if args.markdown:
             table_9.write_markdown(args.markdown, table, f"`python tools/ladder.py {' '.join(sys.argv[1:])}`")

@@ -148,7 +148,7 @@ def _net(settings: BackboneSettings) -> nn.Module:
 
 
 def _preprocess(settings: InputSettings) -> Preprocess:
-    how = {"antialias": settings.antialias, "multiple": settings.multiple}
+    how = {"antialias": settings.antialias, "rounding": settings.rounding, "multiple": settings.multiple}
     return Preprocess(settings.shorter_side, settings.longer_side, **how)
 
 

@@ -61,6 +61,10 @@ def convert(foreign: Foreign) -> Converted:
     """
     for telling, converter in KINDS.items():
         if any(re.match(telling, key) for key in foreign.state):
+            for name in ("style", "channels", "stride_on", "config"):
+                if getattr(foreign, name) and name not in TAKEN[converter]:
+                    switch = f"--{name.replace('_', '-')}"
+                    raise InputError(foreign.source, found=f"{switch} for a file of one kind", needed=f"no {switch}")
             return converter(foreign)
     found = f"no known kind of file: {summary(list(foreign.state))}"
     raise InputError(foreign.source, found=found, needed=KNOWN)
@@ -108,7 +112,7 @@ def from_torchvision_file(foreign: Foreign) -> Converted:
     arguments = {
         **SETTINGS,
         **shapes,
-        "backbone": backbone_name(split_backbone(state), style="pytorch", source=foreign.source),
+        "backbone": backbone_name(split_backbone(state), stride_on="3x3", source=foreign.source),
         "anchor_sizes": [32.0, 64.0, 128.0, 256.0, 512.0],
         "rounded_anchors": True,
         "half_pixel": False,
@@ -152,6 +156,13 @@ KINDS: dict[str, Callable[[Foreign], Converted]] = {
     r"layer1\.0\.conv1\.weight": from_resnet,
 }
 """Pattern of how some key of a kind begins, and its converter."""
+_PIXELS = ("style", "channels", "stride_on")
+TAKEN = {
+    from_torchvision_file: (),
+    **dict.fromkeys((from_detectron2, from_mmdetection), (*_PIXELS, "config")),
+    **dict.fromkeys((from_caffe2, from_caffe, from_resnet), _PIXELS),
+}
+"""What the user may tell of a kind."""
 KNOWN = (
     "Faster R-CNN of torchvision (FPN), detectron2 or mmdetection (FPN, C4), or a ResNet in the names of Caffe, "
     "Caffe2 or torchvision"

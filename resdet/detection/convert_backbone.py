@@ -9,17 +9,19 @@ from __future__ import annotations
 import re
 
 from resdet.detection.convert_state import (
+    SWITCHES,
     TRUNK,
+    Channels,
     Converted,
     Foreign,
     Renames,
-    Style,
+    StrideOn,
     backbone_name,
     fold_batchnorm,
     fold_pixels,
     rename,
+    usual_pixels,
 )
-from resdet.detection.preprocess import RGB_MEAN, RGB_STD
 from resdet.errors import InputError
 
 _LEAVES = {
@@ -67,39 +69,43 @@ TORCHVISION: Renames = ((TRUNK, r"\1"), (r"(fc\.(?:weight|bias))", r"\1"))
 
 def from_caffe2(foreign: Foreign) -> Converted:
     """An ImageNet net of Detectron's model zoo (``conv1_w``, ``res2_0_branch2a_w``, ``res2_0_branch2a_bn_s`` ...)."""
-    return _backbone(foreign, CAFFE2, "ImageNet ResNet in Caffe2's names", foreign.style or "caffe")
+    return _backbone(foreign, CAFFE2, "ImageNet ResNet in Caffe2's names", usual=("bgr", "1x1"))
 
 
 def from_caffe(foreign: Foreign) -> Converted:
     """An ImageNet net in Caffe's names (``res2a_branch2a.weight``, ``bn2a_branch2a.running_mean`` ...)."""
-    return _backbone(foreign, CAFFE, "ImageNet ResNet in Caffe's names", foreign.style or "caffe")
+    return _backbone(foreign, CAFFE, "ImageNet ResNet in Caffe's names", usual=("bgr", "1x1"))
 
 
 def from_resnet(foreign: Foreign) -> Converted:
     """A net in torchvision's names, whose pixel format and stride the user must tell.
 
     Raises:
-        InputError: the style is not said.
+        InputError: neither is said.
     """
-    if foreign.style is None:
-        needed = "--style caffe (BGR, stride on the first 1x1) or --style pytorch (RGB, stride on the 3x3)"
-        raise InputError(foreign.source, found="a ResNet whose pixel format and stride no key tells", needed=needed)
-    return _backbone(foreign, TORCHVISION, "ImageNet ResNet in torchvision's names", foreign.style)
+    return _backbone(foreign, TORCHVISION, "ImageNet ResNet in torchvision's names", usual=(None, None))
 
 
-def _backbone(foreign: Foreign, renames: Renames, kind: str, style: Style) -> Converted:
+def _backbone(
+    foreign: Foreign, renames: Renames, kind: str, *, usual: tuple[Channels | None, StrideOn | None]
+) -> Converted:
+    said = foreign.agree(None, None)
+    channels, stride_on = (one or other for one, other in zip(said, usual, strict=True))
+    if not channels or not stride_on:
+        found = "a ResNet whose pixel format and stride no key tells"
+        raise InputError(foreign.source, found=found, needed=SWITCHES)
     state = {_numbered(key): value for key, value in rename(foreign, renames, kind=kind).items()}
     state = fold_batchnorm(state, *([] if foreign.batchnorm_eps is None else [foreign.batchnorm_eps]))
-    bgr = style == "caffe"
+    bgr = channels == "bgr"
+    mean, std = usual_pixels(channels, stride_on)
     if "conv1.weight" in state:
-        mean, std = (RGB_MEAN[::-1], (1.0, 1.0, 1.0)) if bgr else (RGB_MEAN, RGB_STD)
         state["conv1.weight"] = fold_pixels(state["conv1.weight"], mean=mean, std=std, bgr=bgr, source=foreign.source)
-    arguments = {"backbone": backbone_name(state, style=style, source=foreign.source)}
+    arguments = {"backbone": backbone_name(state, stride_on=stride_on, source=foreign.source)}
     if "fc.weight" in state:
         arguments["num_classes"] = len(state["fc.weight"])
     notes = [
-        "BGR pixels less ImageNet's means: folded into conv1" if bgr else "RGB pixels, as ours",
-        f"stride on the {'first 1x1' if bgr else '3x3'} convolution",
+        f"{channels.upper()} pixels over {', '.join(f'{v:g}' for v in std)}, less ImageNet's means: folded into conv1",
+        f"stride on the {stride_on} convolution",
         *([] if "fc.weight" in state else ["no classifier in the file: for detectors only"]),
     ]
     return Converted(kind, None, arguments, state, notes)

@@ -1,8 +1,9 @@
 """Faster R-CNN files of mmdetection 2 and 3 (``.pth`` of its model zoo and of its runs).
 
 Both of its pixel formats have the same keys, so the config that a file carries as text has to tell, or the user
-(``--style``). Its other conventions, where they differ from ours: anchors not rounded, RoIAlign with as many samples as
-a bin is wide. Background is last and has no box, and ratios are outermost, as here.
+(``--channels``, ``--stride-on``, or its ``.py`` by ``--config``). Its other conventions, where they differ from ours:
+resized sides and anchors (mmcv rounds the former, nobody the latter), RoIAlign with as many samples as a bin is wide.
+Background is last and has no box, and ratios are outermost, as here.
 """
 
 from __future__ import annotations
@@ -11,23 +12,28 @@ import ast
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from resdet.detection.convert_settings import are_numbers, check_among, check_fixed, setting
 from resdet.detection.convert_state import (
     BLOCK,
     LEAF,
     SETTINGS,
+    STYLES,
+    SWITCHES,
     TRUNK,
+    Channels,
     Converted,
     Foreign,
     Renames,
-    Style,
+    StrideOn,
+    align_note,
     backbone_name,
     fold_batchnorm,
     fold_pixels,
     rename,
     size_arguments,
     split_backbone,
+    usual_pixels,
 )
-from resdet.detection.preprocess import RGB_MEAN, RGB_STD
 from resdet.errors import InputError
 
 CONV5 = "roi_head.embedding.conv5."
@@ -64,12 +70,6 @@ FIXED = {
 }
 """Settings of a model that have one value in our nets, as in its model zoo's Faster R-CNN."""
 
-NORMALISATION = {
-    "pytorch": (RGB_MEAN, RGB_STD, False),
-    "caffe": (RGB_MEAN[::-1], (1.0, 1.0, 1.0), True),
-}
-"""(mean, deviation, is it BGR) that go with each style in the model zoo's Faster R-CNN."""
-
 
 def from_mmdetection(foreign: Foreign) -> Converted:
     """Faster R-CNN of mmdetection, C4 or FPN.
@@ -85,10 +85,13 @@ def from_mmdetection(foreign: Foreign) -> Converted:
         found = "a box for the background: a file of mmdetection 1, which has other conventions"
         raise InputError(foreign.source, found=found, needed="a file of mmdetection 2 or 3")
     shapes = size_arguments(state, pyramid=pyramid, source=foreign.source)
-    config = read_config(foreign.meta.get("cfg") or foreign.meta.get("config") or "")
-    model = {"test_cfg": config.get("test_cfg"), **_at(config, "model", {})}
-    _check_fixed(foreign, model)
-    mean, std, bgr, style = _pixels(foreign, config)
+    config = read_config(foreign.config or foreign.meta.get("cfg") or foreign.meta.get("config") or "")
+    if foreign.config is not None and not config:
+        raise InputError("--config", found="no settings", needed="the .py of mmdetection that the file was made with")
+    model = {"test_cfg": config.get("test_cfg"), **setting(config, "model", {})}
+    check_fixed(model, FIXED, source=foreign.source)
+    mean, std, channels, stride_on = _pixels(foreign, config)
+    bgr = channels == "bgr"
     state = fold_batchnorm(state, *([] if foreign.batchnorm_eps is None else [foreign.batchnorm_eps]))
     conv1 = "backbone.conv1.weight"
     state[conv1] = fold_pixels(state[conv1], mean=mean, std=std, bgr=bgr, source=foreign.source)
@@ -96,25 +99,25 @@ def from_mmdetection(foreign: Foreign) -> Converted:
     arguments = {
         **SETTINGS,
         **shapes,
-        "backbone": backbone_name(trunk, style=style, source=foreign.source),
+        "backbone": backbone_name(trunk, stride_on=stride_on, source=foreign.source),
         **_input_size(config),
+        "rounding": "mmdetection",
         "anchor_sizes": _anchor_sizes(foreign, model, state, pyramid),
         "rounded_anchors": False,
-        "half_pixel": _at(model, "roi_head.bbox_roi_extractor.roi_layer.aligned", True),
-        "align_samples": _at(model, "roi_head.bbox_roi_extractor.roi_layer.sampling_ratio", 0),
+        "half_pixel": setting(model, "roi_head.bbox_roi_extractor.roi_layer.aligned", True),
+        "align_samples": setting(model, "roi_head.bbox_roi_extractor.roi_layer.sampling_ratio", 0),
         **_test_settings(model, pyramid),
     }
     if pyramid:
         arguments |= {"box_beta": 0.0, "train_proposals": (2000, 1000)}
     else:
         arguments |= {"pooling": "align", "train_proposals": (12000, 2000)}
-    told = "the file's config" if "backbone" in model else "--style"
+    told = "its config" if "backbone" in model else "as said"
     notes = [
         f"{'BGR' if bgr else 'RGB'} pixels over {', '.join(f'{v:g}' for v in std)} ({told}): folded into conv1",
-        f"stride on the {'first 1x1' if style == 'caffe' else '3x3'} convolution ({told})",
+        f"stride on the {stride_on} convolution ({told})",
         f"anchors {', '.join(f'{size:g}' for size in arguments['anchor_sizes'])}, not rounded",
-        f"RoIAlign: {'half-pixel' if arguments['half_pixel'] else 'no half-pixel'} centres, "
-        f"{arguments['align_samples'] or 'as many'} samples{'' if arguments['align_samples'] else ' as a bin is wide'}",
+        f"{align_note(arguments)}; sides of the resized input rounded",
         f"input sizes, thresholds and proposal counts: {told if 'backbone' in model else 'those of the model zoo'}",
     ]
     builder = "faster_rcnn_fpn" if pyramid else "faster_rcnn_c4"
@@ -151,46 +154,28 @@ def _value(node: ast.expr) -> Any:
         return None
 
 
-def _at(config: Any, path: str, default: Any = None) -> Any:
-    """What lies at ``a.b.c`` of nested dicts; of the default's type, if there is one."""
-    for key in path.split("."):
-        config = config.get(key) if isinstance(config, Mapping) else None
-    if config is None:
-        return default
-    kind = (int, float) if isinstance(default, (int, float)) else type(default)
-    if default is not None and not isinstance(config, kind):
-        raise InputError(f"the file's config: {path}", found=repr(config), needed=f"a value like {default!r}")
-    return config
-
-
-def _pixels(foreign: Foreign, config: dict) -> tuple[Sequence[float], Sequence[float], bool, Style]:
-    """Mean and deviation in their order, whether that is BGR, and the style of the stride."""
+def _pixels(foreign: Foreign, config: dict) -> tuple[Sequence[float], Sequence[float], Channels, StrideOn]:
+    """Mean and deviation in the order of the channels, that order, and the convolution that strides."""
     # mmdetection 3 tells it in the data preprocessor, 2 in img_norm_cfg, or only in the pipelines.
     places = [
-        (_at(config, "model.data_preprocessor"), "bgr_to_rgb", False),
+        (setting(config, "model.data_preprocessor"), "bgr_to_rgb", False),
         (config.get("img_norm_cfg"), "to_rgb", True),
     ]
     places += [(step, "to_rgb", True) for step in _steps(config) if step.get("type") == "Normalize"]
     rows = [
         (place["mean"], place["std"], not place.get(key, default))
         for place, key, default in places
-        if isinstance(place, Mapping) and _numbers(place.get("mean")) and _numbers(place.get("std"))
+        if isinstance(place, Mapping) and are_numbers(place.get("mean"), 3) and are_numbers(place.get("std"), 3)
     ]
-    style = _at(config, "model.backbone.style", "pytorch" if rows else None)
-    if style not in ("caffe", "pytorch", None) or (foreign.style and style and style != foreign.style):
-        raise InputError(
-            foreign.source, found=f"style={style!r} in the file's config", needed=f"{foreign.style or style}"
-        )
-    style = style or foreign.style
-    if style is None:
+    check_among(config, "model.backbone.style", ("caffe", "pytorch"))
+    style = setting(config, "model.backbone.style", "pytorch" if rows else None)
+    told = ("bgr" if rows[0][2] else "rgb") if rows else STYLES[style][0]
+    channels, stride_on = foreign.agree(told, STYLES[style][1])
+    if not channels or not stride_on:
         found = "no config in the file that tells its pixel format and stride"
-        needed = "--style caffe (BGR, stride on the first 1x1) or --style pytorch (RGB, stride on the 3x3)"
-        raise InputError(foreign.source, found=found, needed=needed)
-    return *(rows[0] if rows else NORMALISATION[style]), style
-
-
-def _numbers(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 3 and all(isinstance(v, (int, float)) for v in value)
+        raise InputError(foreign.source, found=found, needed=f"{SWITCHES}; or its .py by --config")
+    mean, std = rows[0][:2] if rows else usual_pixels(channels, stride_on)
+    return mean, std, channels, stride_on
 
 
 def _steps(config: dict) -> list[Mapping]:
@@ -203,7 +188,7 @@ def _steps(config: dict) -> list[Mapping]:
                 yield from inside(step.get("transforms"))
             yield from inside(step)
 
-    return list(inside(config.get("test_pipeline") or _at(config, "data.test.pipeline")))
+    return list(inside(config.get("test_pipeline") or setting(config, "data.test.pipeline")))
 
 
 def _input_size(config: dict) -> dict[str, int]:
@@ -214,17 +199,10 @@ def _input_size(config: dict) -> dict[str, int]:
     return {}
 
 
-def _check_fixed(foreign: Foreign, model: Mapping) -> None:
-    for path, value in FIXED.items():
-        told = _at(model, path)
-        if told is not None and told != value:
-            raise InputError(f"{foreign.source}: its config", found=f"{path} = {told!r}", needed=f"{value!r}")
-
-
 def _anchor_sizes(foreign: Foreign, model: Mapping, state: Mapping, pyramid: bool) -> list[float]:
     where = f"{foreign.source}: anchors"
-    strides = _at(model, "rpn_head.anchor_generator.strides", FPN_STRIDES if pyramid else [16])
-    scales = _at(model, "rpn_head.anchor_generator.scales", [8] if pyramid else [2, 4, 8, 16, 32])
+    strides = setting(model, "rpn_head.anchor_generator.strides", FPN_STRIDES if pyramid else [16])
+    scales = setting(model, "rpn_head.anchor_generator.scales", [8] if pyramid else [2, 4, 8, 16, 32])
     if strides != (FPN_STRIDES if pyramid else [16]) or (pyramid and len(scales) != 1):
         needed = f"one scale on strides {FPN_STRIDES} for FPN, stride 16 for C4"
         raise InputError(where, found=f"scales {scales}, strides {strides}", needed=needed)
@@ -235,13 +213,13 @@ def _anchor_sizes(foreign: Foreign, model: Mapping, state: Mapping, pyramid: boo
 
 
 def _test_settings(model: Mapping, pyramid: bool) -> dict[str, Any]:
-    test = _at(model, "test_cfg", {})
-    after = next((n for key in ("max_per_img", "max_num", "nms_post") if (n := _at(test, f"rpn.{key}"))), 1000)
+    test = setting(model, "test_cfg", {})
+    after = next((n for key in ("max_per_img", "max_num", "nms_post") if (n := setting(test, f"rpn.{key}"))), 1000)
     return {
-        "test_proposals": (_at(test, "rpn.nms_pre", 1000 if pyramid else 6000), after),
-        "score_threshold": _at(test, "rcnn.score_thr", SETTINGS["score_threshold"]),
-        "nms_iou": _at(test, "rcnn.nms.iou_threshold", _at(test, "rcnn.nms.iou_thr", SETTINGS["nms_iou"])),
-        "max_per_image": _at(test, "rcnn.max_per_img", SETTINGS["max_per_image"]),
+        "test_proposals": (setting(test, "rpn.nms_pre", 1000 if pyramid else 6000), after),
+        "score_threshold": setting(test, "rcnn.score_thr", SETTINGS["score_threshold"]),
+        "nms_iou": setting(test, "rcnn.nms.iou_threshold", setting(test, "rcnn.nms.iou_thr", SETTINGS["nms_iou"])),
+        "max_per_image": setting(test, "rcnn.max_per_img", SETTINGS["max_per_image"]),
     }
 
 

@@ -21,6 +21,16 @@ from resdet.errors import InputError
 Style = Literal["caffe", "pytorch"]
 """mmdetection's words. ``caffe``: BGR pixels, not divided by a deviation, and bottlenecks that stride on the first 1x1
 convolution, as the paper's own nets; ``pytorch``: RGB, divided, stride on the 3x3."""
+Channels = Literal["bgr", "rgb"]
+StrideOn = Literal["1x1", "3x3"]
+STYLES: dict[Style | None, tuple[Channels | None, StrideOn | None]] = {
+    **{"caffe": ("bgr", "1x1"), "pytorch": ("rgb", "3x3"), None: (None, None)}
+}
+SWITCHES = (
+    "--channels bgr --stride-on 1x1 (short: --style caffe; the paper's own weights), or --channels rgb --stride-on 3x3 "
+    "(--style pytorch; torchvision's)"
+)
+"""For messages."""
 
 TRUNKS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 """Nets that others have, too; each that has bottlenecks has a twin ``-1x1`` for the other stride."""
@@ -64,6 +74,30 @@ class Foreign(NamedTuple):
     """Said by the user, where it is not the usual one."""
     class_count: int | None = None
     """Number of class names that the user gave."""
+    channels: Channels | None = None
+    """Said by the user, as the next: instead of ``style``, or where a net has one half of each."""
+    stride_on: StrideOn | None = None
+    """The bottleneck's convolution that has the stride."""
+    config: str | None = None
+    """Text of the source's own config, given by the user."""
+
+    def agree(self, channels: Channels | None, stride_on: StrideOn | None) -> tuple[Channels | None, StrideOn | None]:
+        """Channels and stride, each as the file tells it or the user says it, or None where neither does.
+
+        Args:
+            channels: told by the file or its config.
+            stride_on: likewise.
+
+        Raises:
+            InputError: the file tells another one than the user says.
+        """
+        by_style = STYLES[self.style]
+        said = (self.channels or by_style[0], self.stride_on or by_style[1])
+        for name, told, other in zip(("--channels", "--stride-on"), (channels, stride_on), said, strict=True):
+            if told and other and told != other:
+                found = f"{name} {other}, or a --style that means it, where the file or its config tells {told}"
+                raise InputError(self.source, found=found, needed=f"{name} {told}, or none")
+        return channels or said[0], stride_on or said[1]
 
 
 class Converted(NamedTuple):
@@ -162,12 +196,12 @@ def fold_batchnorm(state: Mapping[str, Tensor], eps: float = EPSILON) -> dict[st
     return ours
 
 
-def backbone_name(state: Mapping[str, Tensor], *, style: Style, source: str) -> str:
+def backbone_name(state: Mapping[str, Tensor], *, stride_on: StrideOn, source: str) -> str:
     """The registered net whose convolutions are those of a state, by their names and shapes.
 
     Args:
         state: keys as ``layer1.0.conv1.weight``, without a prefix.
-        style: of the stride.
+        stride_on: where its bottlenecks stride.
         source: for messages.
 
     Raises:
@@ -177,7 +211,7 @@ def backbone_name(state: Mapping[str, Tensor], *, style: Style, source: str) -> 
     for name in TRUNKS:
         if _conv_shapes(BACKBONES[name].builder) == convs:
             caffe = f"{name}-1x1"
-            return caffe if style == "caffe" and caffe in BACKBONES else name  # basic blocks stride in one way only
+            return caffe if stride_on == "1x1" and caffe in BACKBONES else name  # basic blocks stride in one way only
     counts = [sum(bool(re.fullmatch(rf"layer{n}\.\d+\.conv1\.weight", k)) for k in convs) for n in range(1, 5)]
     stem = list(convs.get("conv1.weight", ()))
     found = f"a trunk of {'+'.join(map(str, counts))} blocks, conv1 {stem}, that is none of our backbones"
@@ -212,6 +246,27 @@ def size_arguments(state: Mapping[str, Tensor], *, pyramid: bool, source: str) -
         arguments["pyramid_channels"] = len(state["neck.lateral.0.bias"])
         arguments["head_width"] = len(state["roi_head.embedding.fc6.bias"])
     return arguments
+
+
+def usual_pixels(channels: Channels, stride_on: StrideOn) -> tuple[Sequence[float], Sequence[float]]:
+    """ImageNet's mean and deviation in the order of the channels, or deviations of 1.
+
+    The paper's own weights, which see BGR and stride on the first 1x1, have the deviation in their first convolution;
+    no others have.
+    """
+    order = -1 if channels == "bgr" else 1
+    if (channels, stride_on) == STYLES["caffe"]:
+        return RGB_MEAN[::order], (1.0, 1.0, 1.0)
+    return RGB_MEAN[::order], RGB_STD[::order]
+
+
+def align_note(arguments: Mapping[str, Any]) -> str:
+    """How a detector pools its regions, in words."""
+    centres = "half-pixel centres" if arguments["half_pixel"] else "no half-pixel centres"
+    samples = arguments["align_samples"]
+    return f"RoIAlign: {centres}, " + (
+        f"{samples}x{samples} samples" if samples else "as many samples as a bin is wide"
+    )
 
 
 def check_finite(state: Mapping[str, Tensor], *, source: str) -> None:

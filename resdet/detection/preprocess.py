@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resdet import boxes as box_ops
-from resdet.errors import InputError
+from resdet.errors import InputError, nearest
 from resdet.structures import ImageBatch, Target
 
 RGB_MEAN = (123.675, 116.28, 103.53)
 """ImageNet's channel means on the 0-255 scale, as torchvision and timm train with."""
 RGB_STD = (58.395, 57.12, 57.375)
+Rounding = Literal["torchvision", "mmdetection", "detectron2"]
+"""Who rounds the resized sides so; see :func:`resized`."""
 
 
 class Preprocess(nn.Module):
@@ -26,6 +29,7 @@ class Preprocess(nn.Module):
             uses the last.
         longer_side: bound of the longer side; it wins over the shorter one.
         antialias: blur before shrinking.
+        rounding: of the resized sides.
         mean: per channel, RGB, on the 0-255 scale.
         std: likewise.
         multiple: the padded batch is a multiple of this, so that C2 .. C5 have whole cells (P6 rounds up).
@@ -37,6 +41,7 @@ class Preprocess(nn.Module):
         longer_side: int,
         *,
         antialias: bool = False,
+        rounding: Rounding = "torchvision",
         mean: Sequence[float] = RGB_MEAN,
         std: Sequence[float] = RGB_STD,
         multiple: int = 32,
@@ -49,7 +54,9 @@ class Preprocess(nn.Module):
                 found=f"shorter_side={shorter_side}, longer_side={longer_side}, multiple={multiple}",
                 needed="pixels, 1 or more",
             )
-        self.longer_side, self.antialias, self.multiple = longer_side, antialias, multiple
+        if rounding not in get_args(Rounding):
+            raise InputError("rounding", found=repr(rounding), needed=nearest(str(rounding), get_args(Rounding)))
+        self.longer_side, self.antialias, self.multiple, self.rounding = longer_side, antialias, multiple, rounding
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
@@ -60,8 +67,7 @@ class Preprocess(nn.Module):
 
     def size(self, hw: tuple[int, int], shorter_side: int, longer_side: float | None = None) -> tuple[int, int]:
         """Size that an image of size ``hw`` is resized to, with the net's bound of the longer side or another."""
-        factor = min(shorter_side / min(hw), (longer_side or self.longer_side) / max(hw))
-        return max(1, math.floor(hw[0] * factor)), max(1, math.floor(hw[1] * factor))
+        return resized(hw, shorter_side, longer_side or self.longer_side, self.rounding)
 
     def forward(self, images: Sequence[Tensor], shorter_side: int | None = None) -> ImageBatch:
         """Images, each uint8 (3, H, W) RGB of its own size, as one batch.
@@ -107,3 +113,25 @@ class Preprocess(nn.Module):
             )
             for t, sample, resized in frames
         ]
+
+
+def resized(hw: tuple[int, int], shorter_side: float, longer_side: float, rounding: Rounding) -> tuple[int, int]:
+    """Size of an image whose shorter side becomes ``shorter_side``, unless the longer one would pass ``longer_side``.
+
+    torchvision cuts the sides, the others round them. mmdetection multiplies both by one factor; detectron2 scales to
+    the shorter side first and then down to the bound, which rounds some exact halves the other way.
+
+    Args:
+        hw: height and width.
+        shorter_side: wanted, in pixels.
+        longer_side: bound.
+        rounding: whose.
+    """
+    factor = min(shorter_side / min(hw), longer_side / max(hw))
+    sides = [side * factor for side in hw]
+    if rounding == "detectron2":
+        sides = [shorter_side if side == min(hw) else side * (shorter_side / min(hw)) for side in hw]
+        if max(sides) > longer_side:
+            sides = [side * (longer_side / max(sides)) for side in sides]
+    height, width = (max(1, math.floor(side if rounding == "torchvision" else side + 0.5)) for side in sides)
+    return height, width

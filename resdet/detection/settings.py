@@ -2,6 +2,7 @@
 
 In a config the groups lie flat in section ``model``; each part of the net is built from the group that concerns it.
 Marked ``Changeable`` is what may differ between training and test: a checkpoint refuses other values of the rest.
+``Tested`` is what says how a net is tested: an override of it holds for every net of an ensemble.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from resdet.settings import Changeable, Count, CountOrNone, Fraction, NotNegative, Positive, Settings
+from resdet.detection.preprocess import Rounding
+from resdet.settings import Changeable, Count, CountOrNone, Fraction, NotNegative, Positive, Settings, Tested
 
 
 class BackboneSettings(Settings):
@@ -34,13 +36,15 @@ class InputSettings(Settings):
     """What the net sees of an image."""
 
     section: ClassVar[str] = "model"
-    shorter_side: Changeable[Count | Sequence[Count]] = 800
+    shorter_side: Tested[Count | Sequence[Count]] = 800
     """Of the input, in pixels; one of several is drawn for each training batch, and the last one is used at test."""
-    longer_side: Changeable[Count] = 1333
+    longer_side: Tested[Count] = 1333
     """Its bound."""
-    antialias: Changeable[bool] = False
+    antialias: Tested[bool] = False
     """Blur before shrinking, as Pillow and detectron2; torchvision and mmdetection do not."""
-    multiple: Changeable[Count] = 32
+    rounding: Tested[Rounding] = "torchvision"
+    """Of the resized sides, as who does it (:func:`resdet.detection.preprocess.resized`)."""
+    multiple: Tested[Count] = 32
     """The padded batch is a multiple of this; a larger one gives fewer sizes to compile or search for."""
 
 
@@ -54,7 +58,7 @@ class RPNSettings(Settings):
     """To whole pixels, as in torchvision; detectron2 and mmdetection do not."""
     train_proposals: Changeable[tuple[Count, Count]] = (2000, 2000)
     """Boxes per level before the NMS of the RPN, and per image after it, in training."""
-    test_proposals: Changeable[tuple[Count, Count]] = (1000, 1000)
+    test_proposals: Tested[tuple[Count, Count]] = (1000, 1000)
     """Likewise at test."""
 
 
@@ -85,11 +89,11 @@ class NMSSettings(Settings):
     """From scores of all regions to detections."""
 
     section: ClassVar[str] = "model"
-    score_threshold: Changeable[Fraction] = 0.05
+    score_threshold: Tested[Fraction] = 0.05
     """Least score of a detection."""
-    nms_iou: Changeable[Fraction] = 0.5
+    nms_iou: Tested[Fraction] = 0.5
     """Overlap beyond which the lesser of two boxes of a class goes."""
-    max_per_image: Changeable[Count] = 100
+    max_per_image: Tested[Count] = 100
     """At most so many detections of an image."""
 
 
@@ -111,15 +115,15 @@ class PyramidSettings(DetectorSettings):
 class SingleLevelSettings(DetectorSettings):
     """One feature map of stride 16, with the settings of the paper's appendix A."""
 
-    shorter_side: Changeable[Count | Sequence[Count]] = 600
-    longer_side: Changeable[Count] = 1000
+    shorter_side: Tested[Count | Sequence[Count]] = 600
+    longer_side: Tested[Count] = 1000
     anchor_sizes: Sequence[Positive] = (64, 128, 256, 512)
     """Sides in input pixels; VOC leaves out 64 (Ren 2015)."""
     pooling: Literal["align", "pool"] = "pool"
     rois_per_image: Changeable[Count] = 128
     train_proposals: Changeable[tuple[Count, Count]] = (12000, 2000)
-    test_proposals: Changeable[tuple[Count, Count]] = (6000, 300)
-    nms_iou: Changeable[Fraction] = 0.3
+    test_proposals: Tested[tuple[Count, Count]] = (6000, 300)
+    nms_iou: Tested[Fraction] = 0.3
     box_beta: Changeable[NotNegative] = 1.0
     """Of smooth L1 (Fast R-CNN, eq. 3); the RPN keeps Ren's 1/9."""
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from resdet.errors import InputError, nearest
-from resdet.settings import Settings, arguments_of, changeable, plain
+from resdet.settings import CHANGEABLE, Settings, arguments_of, marked, plain
 
 
 class Call(NamedTuple):
@@ -64,7 +64,9 @@ class Call(NamedTuple):
         return {"type": f"{self.function.__module__}.{self.function.__qualname__}", **said}
 
 
-def call_of_checkpoint(given: Any, builders: Sequence[Callable], *, where: str, section: str) -> Call:
+def call_of_checkpoint(
+    given: Any, builders: Sequence[Callable], *, where: str, section: str, said: Mapping[str, Any] | None = None
+) -> Call:
     """A call that a checkpoint tells. It may choose among the builders and give them arguments that they take.
 
     Args:
@@ -72,6 +74,7 @@ def call_of_checkpoint(given: Any, builders: Sequence[Callable], *, where: str, 
         builders: the functions that it may name. The module is not looked at, so that they may move.
         where: the checkpoint, for messages.
         section: its part.
+        said: arguments in place of its own.
 
     Raises:
         InputError: another function, or other arguments.
@@ -83,6 +86,7 @@ def call_of_checkpoint(given: Any, builders: Sequence[Callable], *, where: str, 
         found, needed = f"a net made by {named!r}", nearest(name, known)
         raise InputError(f"{where}, section {section!r}", found=found, needed=needed)
     arguments = {key: value for key, value in given.items() if key not in ("type", "init", "define")}
+    arguments |= said or {}
     function = known[name]
     return Call(function, arguments_of(function).read(arguments, where=where, section=section))
 
@@ -102,7 +106,7 @@ def differences(trained: Mapping[str, Any], model: Mapping[str, Any], call: Call
         return {"type": (trained.get("type"), model["type"])}
     kind = type(call.settings)
     defaults = {name: plain(field.default) for name, field in kind.model_fields.items() if not field.is_required()}
-    free = changeable(kind) | {"type", "init"}
+    free = {*marked(kind, CHANGEABLE), "type", "init"}
     old, new = ({**defaults, **plain_values(said)} for said in (trained, model))
     return {k: (old.get(k), new.get(k)) for k in {**old, **new} if k not in free and old.get(k) != new.get(k)}
 

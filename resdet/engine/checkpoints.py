@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from resdet.backbones.custom import define_net
-from resdet.backbones.weights import load_exactly
+from resdet.backbones.weights import load_exactly, read_weights
 from resdet.engine.calls import Call, call_of_checkpoint, differences
 from resdet.errors import InputError, listed
 
@@ -48,13 +48,26 @@ def read_checkpoint(path: str | Path) -> dict:
         raise InputError(f"checkpoint {path}", found="no such file", needed="a .pth of a run") from error
     except Exception as error:  # torch raises many kinds for a damaged or foreign file
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"checkpoint {path}", found=reason, needed="a .pth of a run of this program") from error
+        raise InputError(f"checkpoint {path}", found=reason, needed=_needed_for(path)) from error
     meta = checkpoint.get("meta") if isinstance(checkpoint, dict) else None
     if not isinstance(meta, dict) or "classes" not in meta or "state_dict" not in checkpoint:
-        raise InputError(
-            f"checkpoint {path}", found="no state_dict with meta", needed="a .pth of a run of this program"
-        )
+        raise InputError(f"checkpoint {path}", found="no state_dict with meta", needed=_needed_for(path))
     return checkpoint
+
+
+def _needed_for(path: str | Path) -> str:
+    """What is needed in the place of a file that is no checkpoint of ours; of another program's detector, how to."""
+    try:
+        state, _ = read_weights(path)
+    except InputError:
+        state = {}
+    if not any("rpn" in key for key in state):
+        return "a .pth of a run of this program"
+    ours = Path("work_dirs") / f"{Path(path).stem}.pth"
+    return (
+        f"what `python tools/convert.py {path} {ours}` makes of another program's detector; "
+        "configs/converted_coco.py tests it"
+    )
 
 
 def check_same(
@@ -82,7 +95,9 @@ def check_same(
         )
 
 
-def net_calls(meta: Mapping[str, Any], builders: Sequence[Callable], source: object) -> tuple[Call, Call | None]:
+def net_calls(
+    meta: Mapping[str, Any], builders: Sequence[Callable], source: object, said: Mapping[str, Any] | None = None
+) -> tuple[Call, Call | None]:
     """The calls that make the net of a checkpoint: of its builder, and of :func:`define_net` for a backbone of its own.
 
     Raises:
@@ -96,21 +111,35 @@ def net_calls(meta: Mapping[str, Any], builders: Sequence[Callable], source: obj
         if "define" in model
         else None
     )
-    return call_of_checkpoint(model, builders, where=where, section="model"), own
+    return call_of_checkpoint(model, builders, where=where, section="model", said=said), own
 
 
-def load_net(path: str | Path, classes: Sequence[str], builders: Sequence[Callable], *, task: str) -> nn.Module:
+def load_net(
+    path: str | Path,
+    classes: Sequence[str],
+    builders: Sequence[Callable],
+    *,
+    task: str,
+    said: Mapping[str, Any] | None = None,
+) -> nn.Module:
     """The net of a task from its checkpoint alone.
+
+    Args:
+        path: of the checkpoint.
+        classes: those that it must have.
+        builders: the functions that it may name.
+        task: of the net.
+        said: arguments of the net in place of the checkpoint's.
 
     Raises:
         InputError: damaged, of another task or other classes, or without a description of its net; its net has the name
-            of another one.
+            of another one, or takes no such argument.
     """
     loaded = read_checkpoint(path)
     if loaded["meta"].get("task", task) != task:
         raise InputError(f"checkpoint {path}", found=f"task {loaded['meta'].get('task')!r}", needed=task)
     check_same(path, loaded["meta"], classes=classes)
-    model, own = net_calls(loaded["meta"], builders, path)
+    model, own = net_calls(loaded["meta"], builders, path, said)
     try:
         if own is not None:
             own()

@@ -20,7 +20,7 @@ from resdet.engine.calls import Call
 from resdet.engine.extensions import check_hooks, check_visualizer
 from resdet.engine.tasks import TASKS, Task
 from resdet.errors import InputError, nearest
-from resdet.settings import Settings, arguments_of, value_of_text
+from resdet.settings import TESTED, Settings, arguments_of, marked, value_of_text
 
 CALLS = ("model", "train_data", "test_data", "backbone")
 """``dict(type=function, **arguments)``. ``backbone`` may be left out: ``dict(type=define_net, name=..., ...)``, a net
@@ -71,10 +71,19 @@ class ExperimentConfig:
     """Of detection samples, in order."""
     load_from: str | None
     """A trained checkpoint to start from."""
+    overridden: frozenset[str]
+    """Arguments of the model that an override says."""
     custom_hooks: tuple
     """Further hooks of mmengine."""
     visualizer: Mapping[str, Any] | None
     """Of mmengine; None: local files."""
+
+    @property
+    def said_of_nets(self) -> dict[str, Any]:
+        """What the overrides say of how every net is tested, whatever its checkpoint tells: arguments of a model."""
+        own = self.model.settings
+        names = [name for name in marked(type(own), TESTED) if name in self.overridden]
+        return {name: getattr(own, name) for name in names}
 
     def describe_model(self) -> dict[str, Any]:
         """The net in plain values, as checkpoints keep it, and with it the backbone of one's own."""
@@ -101,7 +110,8 @@ def load_config(
         config.merge_from_dict({section: dict(values)})
     for option in options:
         _override(config, option)
-    return _typed(config, path)
+    overridden = {option.partition("=")[0].removeprefix("model.") for option in options if option.startswith("model.")}
+    return _typed(config, path, frozenset(overridden))
 
 
 def _read_file(path: Path) -> Config:
@@ -149,7 +159,7 @@ def _kind(config: Config, section: str) -> type[Settings] | None:
     return arguments_of(function) if callable(function) else None
 
 
-def _typed(config: Config, path: Path) -> ExperimentConfig:
+def _typed(config: Config, path: Path, overridden: frozenset[str]) -> ExperimentConfig:
     where, text = f"config {path}", config.pretty_text
     given: dict[str, Any] = config.to_dict()
     for key in given:
@@ -177,6 +187,7 @@ def _typed(config: Config, path: Path) -> ExperimentConfig:
         filename=str(path),
         text=text,
         given=given,
+        overridden=overridden,
         **{**values.by_name(), "task": task},
         **{"backbone": None, **calls},
         **read,

@@ -13,6 +13,7 @@ from mmengine.model import BaseModel
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+from resdet.backbones.frozen import FrozenBatchNorm
 from resdet.backbones.weights import load_exactly
 from resdet.datasets.detection import DetectionDataset
 from resdet.datasets.loading import EvaluationShare, TrainBatches, collate
@@ -103,9 +104,33 @@ def build_net(config: ExperimentConfig, *, num_classes: int, load_init: bool) ->
         raise InputError(where, found=said, needed=f"{num_classes}, as the data has")
     if config.backbone is not None:
         config.backbone()
-    if not load_init and getattr(config.model.settings, "init", None) is not None:
+    init = getattr(config.model.settings, "init", None)
+    if load_init and init not in (None, "pretrained") and not Path(init).is_file():
+        needed = f"weights: .safetensors, .pth, .pt or .pkl; or, to train from random ones, {_random_start(config)}"
+        raise InputError(f"model.init={init}", found="no such file", needed=needed)
+    if not load_init and init is not None:
         config = replace(config, model=config.model.updated(init=None))
     return config.model(num_classes=num_classes)
+
+
+def check_start(experiment: Experiment) -> None:
+    """Refuse random weights under frozen statistics, with which a loss soon is not finite.
+
+    Raises:
+        InputError: the net has constant BN layers, and its backbone no ``init``.
+    """
+    config = experiment.config
+    frozen = any(isinstance(module, FrozenBatchNorm) for module in experiment.net.modules())
+    if frozen and config.model.settings.init is None:
+        needed = f"model.init=<weights of the backbone>; or, to train from random ones, {_random_start(config)}"
+        found = "None, random weights, under BN statistics that are frozen and nobody's"
+        raise InputError(f"config {config.filename}, model.init", found=found, needed=needed)
+
+
+def _random_start(config: ExperimentConfig) -> str:
+    """The settings with which a model trains from random weights."""
+    taken, free = type(config.model.settings).model_fields, {"frozen_batchnorm": False, "frozen_stages": 0}
+    return " ".join(["model.init=None", *(f"model.{name}={value}" for name, value in free.items() if name in taken)])
 
 
 def train_loader(experiment: Experiment) -> Iterable:

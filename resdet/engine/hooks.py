@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from mmengine.runner import Runner
 from torch import Tensor
 
 from resdet.engine import distributed
+from resdet.engine.progress import clock
 from resdet.errors import InputError
 from resdet.structures import Target
 
@@ -245,7 +246,7 @@ class Progress(Hook):
         speed = self._steps * self.batch_size / (now - self._since)
         left = (runner.max_iters - done) * (now - self._first) / (done - self._first_step)
         parts = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
-        text = f"step {done}/{runner.max_iters}  lr {lr:.2e}  {parts}  {speed:.1f} images/s  {_clock(left)} left"
+        text = f"step {done}/{runner.max_iters}  lr {lr:.2e}  {parts}  {speed:.1f} images/s  {clock(left)} left"
         if self._bar is not None:
             self._bar.update(self._task, description=f"loss {values['loss']:.3f}  lr {lr:.1e}  {speed:.1f} images/s")
         else:
@@ -273,18 +274,3 @@ class Progress(Hook):
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
-
-
-def shown(batches: Iterable, total: int, doing: str = "evaluating") -> Iterable:
-    """With a progress bar on a terminal."""
-    if distributed.rank() or not sys.stdout.isatty():
-        return batches
-    from rich.progress import track
-
-    return track(batches, doing, total=total, transient=True)
-
-
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}"

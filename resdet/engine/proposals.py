@@ -23,8 +23,8 @@ from resdet.datasets.annotations import Annotations
 from resdet.datasets.detection import DetectionDataset
 from resdet.datasets.loading import collate
 from resdet.engine import distributed
-from resdet.engine.hooks import shown
 from resdet.engine.optim import autocast
+from resdet.engine.progress import shown
 from resdet.errors import InputError
 from resdet.localization.localizer import PerClassLocalizer
 from resdet.localization.settings import LocalizationTest

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,8 +21,8 @@ from resdet.backbones.stochastic_depth import RandomResidual
 from resdet.backbones.weights import load_exactly
 from resdet.engine import distributed
 from resdet.engine.checkpoints import check_same, read_checkpoint, write_checkpoint
-from resdet.engine.hooks import shown
 from resdet.engine.optim import autocast
+from resdet.engine.progress import shown
 from resdet.errors import InputError
 
 if TYPE_CHECKING:
@@ -37,14 +37,17 @@ class StepLoop(IterBasedTrainLoop):
         runner: the runner.
         dataloader: over an endless batch sampler with a settable ``first_step``.
         max_iters: steps in all.
-        val_interval: steps between validations; one follows the last step in any case.
+        val_interval: steps between validations.
+        val_last: whether one follows the last step.
     """
 
-    def __init__(self, runner: Runner, dataloader: Any, max_iters: int, val_interval: int) -> None:
+    def __init__(
+        self, runner: Runner, dataloader: Any, max_iters: int, val_interval: int, val_last: bool = True
+    ) -> None:
         BaseLoop.__init__(self, runner, dataloader)
         self._max_iters, self._max_epochs = max_iters, 1
         self._iter = self._epoch = 0
-        self.val_begin, self.val_interval = 1, val_interval
+        self.val_begin, self.val_interval, self.val_last = 1, val_interval, val_last
         self.stop_training = False  # set by mmengine's EarlyStoppingHook
 
     def run(self) -> nn.Module:
@@ -54,13 +57,14 @@ class StepLoop(IterBasedTrainLoop):
         runner.call_hook("before_train_epoch")
         self.dataloader.batch_sampler.first_step = self._iter
         batches = iter(self.dataloader)
-        if runner.val_loop is not None and self._iter >= self._max_iters:  # resumed: its last validation may be missing
+        # A resumed run may lack its last validation.
+        if runner.val_loop is not None and self._iter >= self._max_iters and self.val_last:
             runner.val_loop.run()
         try:
             while self._iter < self._max_iters and not self.stop_training:
                 runner.model.train()
                 self.run_iter(next(batches))
-                due = self._iter % self.val_interval == 0 or self._iter == self._max_iters
+                due = self.val_last if self._iter == self._max_iters else self._iter % self.val_interval == 0
                 if runner.val_loop is not None and due:
                     runner.val_loop.run()
         finally:
@@ -95,7 +99,7 @@ class EvaluationLoop(BaseLoop):
         runner.model.eval()
         for buffer in runner.model.buffers():  # trained BN statistics differ; rank 0's are those that are saved
             distributed.copy_from_first(buffer)
-        for index, batch in enumerate(shown(self.dataloader, len(self.dataloader.batch_sampler), f"{stage} images")):
+        for index, batch in enumerate(self._shown()):
             runner.call_hook(f"before_{stage}_iter", batch_idx=index, data_batch=batch)
             with torch.no_grad(), autocast(runner.amp):
                 outputs = runner.model.val_step(batch)
@@ -105,6 +109,13 @@ class EvaluationLoop(BaseLoop):
         runner.call_hook(f"after_{stage}_epoch", metrics=metrics)
         runner.call_hook(f"after_{stage}")
         return metrics
+
+    def _shown(self) -> Iterable:
+        """The batches, with a word now and then of how many there were: in the log of a training, else on stderr."""
+        total = len(self.dataloader.batch_sampler)
+        if self.stage == "test":
+            return shown(self.dataloader, total)
+        return shown(self.dataloader, total, "validating", say=self.runner.logger.info)
 
 
 class ResdetRunner(Runner):

@@ -114,6 +114,8 @@ class Schedule(Settings):
     ``warmup_steps``; the warm-up is then no ramp."""
     validate_every: Annotated[float, Field(ge=0.001)] = 1
     """In ``unit``."""
+    validate_last: bool = True
+    """Validate after the last step, too."""
 
 
 class Run(Settings):

@@ -18,7 +18,7 @@ from resdet.engine.checkpoints import read_checkpoint
 from resdet.engine.compiled import compile_parts
 from resdet.engine.config import ExperimentConfig
 from resdet.engine.evaluate import evaluate
-from resdet.engine.experiment import Experiment, build_experiment, test_loader, train_loader
+from resdet.engine.experiment import Experiment, build_experiment, check_start, test_loader, train_loader
 from resdet.engine.hooks import Checkpoints, ErrorWarmup, FiniteLoss, Progress, StepSeed
 from resdet.engine.optim import build_optimizer, build_schedulers, in_steps
 from resdet.engine.runner import EvaluationLoop, ResdetRunner, StepLoop
@@ -45,7 +45,7 @@ def train(
         auto_scale_lr: scale the learning rate by the batch really used.
 
     Returns:
-        Figures of the last validation.
+        Metrics of the last validation; none without any.
 
     Raises:
         InputError: for whatever the user got wrong, and for a loss that is not finite.
@@ -57,6 +57,8 @@ def train(
     experiment = build_experiment(config, load_init=resume is None)
     if config.load_from and resume is None:
         load_trained(experiment, config.load_from)
+    elif resume is None:
+        check_start(experiment)
     runner, checkpoints, progress = build_runner(
         experiment, work_dir=work_dir, launcher=launcher, auto_scale_lr=auto_scale_lr
     )
@@ -132,6 +134,9 @@ def build_runner(
         warnings.filterwarnings("ignore", "Detected call of `scheduler.step", UserWarning)
     compile_parts(experiment.net, run.compile)
     optim = build_optimizer(experiment.adapter, optimizer, amp=run.amp, lr=lr)
+    if not schedule.validate_last and validate_every >= total and config.publish.checkpoint == "best":
+        needed = "a validation: schedule.validate_last=True, or validate_every below the length; or the last checkpoint"
+        raise InputError("publish.checkpoint", found="'best' of a run that never validates", needed=needed)
     checkpoints = Checkpoints(
         every=checkpoint_every, score=experiment.metric.higher_is_better, patience=run.early_stopping
     )
@@ -146,7 +151,12 @@ def build_runner(
         work_dir=str(work_dir),
         train_dataloader=batches,
         val_dataloader=test_loader(experiment, kept=True),
-        train_cfg={"type": StepLoop, "max_iters": total, "val_interval": min(total, validate_every)},
+        train_cfg={
+            "type": StepLoop,
+            "max_iters": total,
+            "val_interval": min(total, validate_every),
+            "val_last": schedule.validate_last,
+        },
         val_cfg={"type": EvaluationLoop},
         val_evaluator=Evaluator([experiment.metric]),
         optim_wrapper=optim,

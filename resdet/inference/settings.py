@@ -34,7 +34,8 @@ class TestSettings(Settings):
     scale_proposals: Literal["one", "all"] = "one"
     """Proposals from the net's own size alone (the paper), or from all scales."""
     ensemble: tuple[str, ...] = ()
-    """Checkpoints of further nets, of any depth and kind, for the same classes."""
+    """Checkpoints of further nets, of any depth and kind, for the same classes. Each is tested with its own size and
+    proposals, unless an override (``model.shorter_side=...``) says them of all."""
     flip: bool = False
     """Detect on the mirrored image too."""
     sizes: tuple[Count, ...] = ()

@@ -170,7 +170,8 @@ def test_detectron2(depth, pyramid):
     assert converted.kind == f"detectron2 Faster R-CNN {'FPN' if pyramid else 'C4'}"
     expected = {
         **{"backbone": f"resnet{depth}-1x1", "num_classes": 80, "class_agnostic": False, "shorter_side": 800},
-        **{"longer_side": 1333, "antialias": True, "anchor_sizes": [32, 64, 128, 256, 512], "rounded_anchors": False},
+        **{"longer_side": 1333, "antialias": True, "rounding": "detectron2"},
+        **{"anchor_sizes": [32, 64, 128, 256, 512], "rounded_anchors": False},
         **{"half_pixel": True, "align_samples": 0, "rois_per_image": 512, "score_threshold": 0.05, "nms_iou": 0.5},
         "max_per_image": 100,
     }
@@ -247,6 +248,7 @@ def test_mmdetection_told_by_its_config(pyramid):
     expected = {
         **{"backbone": "resnet50-1x1", "shorter_side": 600, "longer_side": 1000, "test_proposals": (900, 500)},
         **{"score_threshold": 0.01, "nms_iou": 0.6, "max_per_image": 50, "align_samples": 0},
+        "rounding": "mmdetection",
     }
     assert expected.items() <= converted.arguments.items()
     assert converted.classes == ("a", "b")
@@ -309,12 +311,140 @@ def test_other_means_are_refused():
     assert str(caught.value).startswith("a.pkl\n  found:  pixel means RGB [122.772, 115.947, 102.98]\n  needed: RGB")
 
 
+def first_pixel(converted):
+    """What conv1, whose weights are all one in the source, became for each of our channels."""
+    return converted.state["backbone.conv1.weight"][0, :, 0, 0]
+
+
+DETECTRON2 = """
+_BASE_: "../Base-RCNN-FPN.yaml"
+MODEL:
+  PIXEL_STD: [57.375, 57.120, 58.395]
+  RESNETS:
+    STRIDE_IN_1X1: False  # as ResNeXt
+  ANCHOR_GENERATOR:
+    SIZES: "((16,), (32,), (64,), (128,), (256,))"
+  RPN: {PRE_NMS_TOPK_TEST: 500, POST_NMS_TOPK_TEST: 200, POST_NMS_TOPK_TRAIN: 900}
+  ROI_HEADS: {SCORE_THRESH_TEST: 0.2, NMS_THRESH_TEST: 0.4, BATCH_SIZE_PER_IMAGE: 128}
+  ROI_BOX_HEAD: {POOLER_TYPE: ROIAlign, POOLER_SAMPLING_RATIO: 2}
+INPUT: {MIN_SIZE_TEST: 600, MAX_SIZE_TEST: 1000}
+TEST: {DETECTIONS_PER_IMAGE: 30}
+"""
+
+
+def test_detectron2_told_by_its_config():
+    converted = convert(Foreign("a.pth", foreign_states.detectron2(True), config=DETECTRON2))
+    net = check_places(converted)
+    expected = {
+        **{"backbone": "resnet50", "anchor_sizes": [16, 32, 64, 128, 256], "half_pixel": False, "align_samples": 2},
+        **{"shorter_side": 600, "longer_side": 1000, "score_threshold": 0.2, "nms_iou": 0.4, "max_per_image": 30},
+        **{"rois_per_image": 128, "train_proposals": (2000, 900), "test_proposals": (500, 200)},
+    }
+    assert expected.items() <= converted.arguments.items()
+    assert net.preprocess.size((480, 640), 600) == (600, 800)
+    # BGR, detectron2's default, over a deviation in that order: nothing is left to fold.
+    assert_close(first_pixel(converted), torch.ones(3))
+    assert any("_BASE_ '../Base-RCNN-FPN.yaml' is not read" in note for note in converted.notes)
+    assert [note for note in converted.notes if "ASSUMED" in note] == [
+        "ASSUMED, as neither file nor config tells: BGR pixels (the model zoo's); if it finds little, say --config "
+        "FILE.yaml, or --channels rgb, --stride-on 3x3"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "backbone", "factor"),
+    [  # what conv1 takes up: nothing of pixels that are divided, the deviation of others
+        ("INPUT: {FORMAT: RGB}\nMODEL: {PIXEL_MEAN: [123.675, 116.28, 103.53]}", "resnet50-1x1", RGB_STD),
+        ("INPUT: {FORMAT: BGR}\nMODEL: {RESNETS: {STRIDE_IN_1X1: false}}", "resnet50", RGB_STD),
+    ],
+)
+def test_pixels_of_detectron2s_config(text, backbone, factor):
+    converted = convert(Foreign("a.pth", foreign_states.detectron2(True), config=text))
+    assert converted.arguments["backbone"] == backbone
+    assert_close(first_pixel(converted), torch.tensor(factor))
+
+
+@pytest.mark.parametrize(
+    ("said", "backbone", "factor", "assumed"),
+    [
+        ({}, "resnet50-1x1", RGB_STD, "BGR pixels and stride on the first 1x1 convolution"),
+        ({"style": "caffe"}, "resnet50-1x1", RGB_STD, None),
+        ({"style": "pytorch"}, "resnet50", (1, 1, 1), None),
+        ({"stride_on": "3x3"}, "resnet50", (1, 1, 1), "BGR pixels"),  # ResNeXt's way
+        ({"channels": "rgb", "stride_on": "3x3"}, "resnet50", (1, 1, 1), None),
+        ({"channels": "rgb"}, "resnet50-1x1", (1, 1, 1), "stride on the first 1x1 convolution"),
+        ({"style": "caffe", "stride_on": "3x3"}, "resnet50", (1, 1, 1), None),  # the finer switch wins
+    ],
+)
+def test_detectron2_told_by_the_user_or_assumed(said, backbone, factor, assumed):
+    converted = convert(Foreign("a.pth", foreign_states.detectron2(True), **said))
+    assert converted.arguments["backbone"] == backbone
+    assert_close(first_pixel(converted), torch.tensor(factor, dtype=torch.float32))
+    notes = [note for note in converted.notes if note.startswith("ASSUMED")]
+    assert [f": {assumed} (the model" in note for note in notes] == ([True] if assumed else [])
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("MODEL: [", r"--config\n  found:  while parsing"),
+        ("[" * 5000, r"--config\n  found:  "),
+        ("model: {}", r"--config\n  found:  none of its sections"),
+        ("3", r"--config\n  found:  none of its sections"),
+        ("!!python/object/apply:os.getpid []", r"could not determine a constructor"),
+        ("INPUT: {FORMAT: YUV}", r"INPUT.FORMAT\n  found:  'YUV'\n  needed: BGR or RGB"),
+        ("INPUT: {MIN_SIZE_TEST: wide}", r"INPUT.MIN_SIZE_TEST\n  found:  'wide'\n  needed: a value like 800"),
+        ("MODEL: {PIXEL_MEAN: [1, 2]}", r"MODEL.PIXEL_MEAN\n  found:  \[1, 2\]\n  needed: three numbers"),
+        ("MODEL: {PIXEL_STD: [57.4, 57.1, 58.4]}", r"a pixel_std of (.|\n)*--stride-on 3x3"),
+        ("MODEL: {ROI_BOX_HEAD: {POOLER_TYPE: ROIPool}}", r"POOLER_TYPE\n  found:  'ROIPool'\n  needed: ROIAlignV2 or"),
+        ("MODEL: {ROI_BOX_HEAD: {POOLER_RESOLUTION: 14}}", r"POOLER_RESOLUTION = 14\n  needed: 7"),
+        ("MODEL: {ROI_HEADS: {NUM_CLASSES: 20}}", r"NUM_CLASSES = 20\n  needed: 80"),
+        ("MODEL: {RPN: {NMS_THRESH: 0.9}}", r"MODEL.RPN.NMS_THRESH = 0.9\n  needed: 0.7"),
+        ("MODEL: {ANCHOR_GENERATOR: {SIZES: [[32, 64]]}}", r"3 in a cell, which are not \[\[32, 64\]\]"),
+        ("MODEL: {ANCHOR_GENERATOR: {SIZES: [[], [], [], [], []]}}", r"3 in a cell, which are not"),
+    ],
+)
+def test_configs_of_detectron2_that_do_not_fit(text, found):
+    with pytest.raises(InputError, match=found):
+        convert(Foreign("a.pkl", foreign_states.detectron2(True), config=text))
+
+
+def test_the_config_of_another_file():
+    state = foreign_states.detectron2(True)
+    rgb = torch.tensor(RGB_MEAN)
+    for own, text, found in (
+        (
+            {"pixel_mean": rgb},
+            "MODEL: {PIXEL_MEAN: [103.53, 116.28, 123.675]}",
+            r"pixel_mean\n  found:  123.675, 116.28",
+        ),
+        ({"pixel_mean": rgb[:2]}, "MODEL: {}", r"pixel_mean\n  found:  \[123"),
+        (
+            {f"proposal_generator.anchor_generator.cell_anchors.{n}": cell_anchors([s]) for n, s in enumerate(SIZES)},
+            "MODEL: {ANCHOR_GENERATOR: {SIZES: [[16], [32], [64], [128], [256]]}}",
+            r"anchors\n  found:  \[\[32.0\], .* in the file, \[\[16\]",
+        ),
+    ):
+        with pytest.raises(InputError, match=found):
+            convert(Foreign("a.pth", state | own, config=text))
+
+
+@pytest.mark.parametrize("said", [{"style": "pytorch"}, {"channels": "rgb"}, {"stride_on": "3x3"}, {"config": "a: 1"}])
+def test_what_a_kind_does_not_take_is_not_ignored(coco_of_torchvision, said):
+    switch = f"--{next(iter(said)).replace('_', '-')}"
+    with pytest.raises(InputError, match=rf"a\.pth\n  found:  {switch} for a file of one kind"):
+        convert(Foreign("a.pth", coco_of_torchvision, **said))
+    if switch == "--config":
+        with pytest.raises(InputError, match=switch):
+            convert(Foreign("a.pkl", foreign_states.caffe2(), **said))
+
+
 def test_buffers_of_detectron2():
     """The file's own means and deviations are used; the order of the means tells the pixel format."""
     state = foreign_states.detectron2(True)
     rgb = torch.tensor(RGB_MEAN).view(3, 1, 1)
     state |= {"pixel_mean": rgb, "pixel_std": torch.tensor([58.395, 57.12, 57.375]).view(3, 1, 1)}
-    with pytest.raises(InputError, match=r"a pixel_std of 58.395, 57.12, 57.375(.|\n)*needed: --style pytorch"):
+    with pytest.raises(InputError, match=r"a pixel_std of 58.395, 57.12, 57.375(.|\n)*needed: --stride-on 3x3"):
         convert(Foreign("a.pth", state))
     converted = convert(Foreign("a.pth", state, style="pytorch"))
     assert converted.arguments["backbone"] == "resnet50"
@@ -380,7 +510,7 @@ def test_anchor_buffers_of_a_pyramid():
 
 
 def test_unknown_anchors_are_refused():
-    with pytest.raises(InputError, match="9 in a cell, which are not the default ones"):
+    with pytest.raises(InputError, match=r"9 in a cell, which are not (.|\n)*--config, to know their sizes"):
         convert(Foreign("a.pkl", foreign_states.detectron2(False, per_cell=9)))
 
 
@@ -414,7 +544,7 @@ def test_backbone_keys(depth, make):
 
 def test_backbones_in_torchvisions_names_need_a_style():
     state = {k: v for k, v in resnet50().state_dict().items() if not k.startswith("fc.")}
-    with pytest.raises(InputError, match=r"no key tells\n  needed: --style caffe"):
+    with pytest.raises(InputError, match=r"no key tells\n  needed: --channels bgr --stride-on 1x1 \(short: --style"):
         convert(Foreign("a.pth", state))
     converted = convert(Foreign("a.pth", state, style="caffe"))
     assert converted.arguments == {"backbone": "resnet50-1x1"}
@@ -555,14 +685,28 @@ def test_mmdetection_1_is_refused():
 
 def test_mmdetection_without_a_config_needs_a_style():
     for meta in ({}, {"cfg": "model = ((("}, {"cfg": "model = dict(backbone=dict(depth=50))"}):
-        with pytest.raises(InputError, match=r"needed: --style caffe \(BGR"):
+        with pytest.raises(InputError, match=r"needed: --channels bgr (.|\n)*or its \.py by --config"):
             convert(Foreign("a.pth", foreign_states.mmdetection(True), meta))
 
 
 def test_a_style_against_the_config_is_refused():
     meta = {"cfg": MMDETECTION_3.format(**FPN_ANCHORS)}
-    with pytest.raises(InputError, match=r"found:  style='caffe' in the file's config\n  needed: pytorch"):
-        convert(Foreign("a.pth", foreign_states.mmdetection(True), meta, style="pytorch"))
+    for said, found, needed in (
+        ({"style": "pytorch"}, "--channels rgb", "--channels bgr"),
+        ({"stride_on": "3x3"}, "--stride-on 3x3", "--stride-on 1x1"),
+    ):
+        with pytest.raises(InputError, match=rf"found:  {found}, or (.|\n)*needed: {needed}, or none"):
+            convert(Foreign("a.pth", foreign_states.mmdetection(True), meta, **said))
+
+
+def test_a_config_of_mmdetection_given_by_the_user():
+    """Instead of the one in the file."""
+    text = MMDETECTION_3.format(**FPN_ANCHORS)
+    meta = {"cfg": MMDETECTION_2}
+    converted = convert(Foreign("a.pth", foreign_states.mmdetection(True), meta, config=text))
+    assert converted.arguments["backbone"] == "resnet50-1x1" and converted.arguments["shorter_side"] == 600
+    with pytest.raises(InputError, match=r"--config\n  found:  no settings"):
+        convert(Foreign("a.pth", foreign_states.mmdetection(True), meta, config="import os"))
 
 
 @pytest.mark.parametrize(

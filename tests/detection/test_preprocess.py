@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from resdet import boxes as box_ops
-from resdet.detection.preprocess import Preprocess
+from resdet.detection.preprocess import Preprocess, resized
 from resdet.errors import InputError
 from resdet.structures import Target
 
@@ -27,6 +27,51 @@ def grey(value: int, hw: tuple[int, int]) -> torch.Tensor:
 )
 def test_size(hw, expected):
     assert Preprocess(600, 1000).size(hw, 600) == expected
+
+
+@pytest.mark.parametrize(
+    ("hw", "torchvision", "mmdetection", "detectron2"),
+    [
+        ((480, 640), (800, 1066), (800, 1067), (800, 1067)),  # 1066.67
+        ((427, 640), (800, 1199), (800, 1199), (800, 1199)),  # 1199.06
+        ((640, 361), (1333, 751), (1333, 752), (1333, 752)),  # bound by the longer side: 751.90
+        # Exactly 60 * 1333 / 248 = 322.5. In two steps, 60 -> 800 and 248 -> 3306.67, a little less is left.
+        ((60, 248), (322, 1333), (323, 1333), (322, 1333)),
+    ],
+)
+def test_whose_rounding(hw, torchvision, mmdetection, detectron2):
+    for rounding, expected in (("torchvision", torchvision), ("mmdetection", mmdetection), ("detectron2", detectron2)):
+        assert Preprocess(800, 1333, rounding=rounding).size(hw, 800) == expected, rounding
+        assert Preprocess(800, 1333, rounding=rounding).size(hw[::-1], 800) == expected[::-1], rounding
+
+
+def mmdetections(h: int, w: int, short: int, long: int) -> tuple[int, int]:
+    """As mmcv rescales an image to fit a (long, short) scale."""
+    factor = min(long / max(h, w), short / min(h, w))
+    return int(h * factor + 0.5), int(w * factor + 0.5)
+
+
+def detectron2s(h: int, w: int, short: int, long: int) -> tuple[int, int]:
+    """As detectron2 finds the shape for a shortest edge: to it first, and then down to the bound."""
+    ratio = short / min(h, w)
+    new_h, new_w = (short, ratio * w) if h < w else (ratio * h, short)
+    if max(new_h, new_w) > long:
+        ratio = long / max(new_h, new_w)
+        new_h, new_w = new_h * ratio, new_w * ratio
+    return int(new_h + 0.5), int(new_w + 0.5)
+
+
+@pytest.mark.parametrize(("short", "long"), [(800, 1333), (600, 1000), (640, 1333), (480, 800)])
+def test_each_rounding_is_its_authors(short, long):
+    sizes = [(h, w) for h in range(32, 1300, 31) for w in range(32, 1300, 4)]
+    for hw in sizes:
+        assert resized(hw, short, long, "mmdetection") == mmdetections(*hw, short, long), hw
+        assert resized(hw, short, long, "detectron2") == detectron2s(*hw, short, long), hw
+
+
+def test_an_unknown_rounding():
+    with pytest.raises(InputError, match=r"rounding\n  found:  'up'\n  needed: one of: detectron2"):
+        Preprocess(800, 1333, rounding="up")
 
 
 def test_normalised_and_padded_by_hand():

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from resdet.backbones.registry import BACKBONES
+from resdet.backbones.weights import publish
 from resdet.engine import distributed
 from resdet.engine.checkpoints import read_checkpoint
 from resdet.engine.config import load_config
@@ -126,7 +128,8 @@ UNITS = """
     net = torch.nn.BatchNorm1d(1)
     net.running_mean.fill_(7.0 + rank)
     net.val_step = lambda batch: []
-    runner = types.SimpleNamespace(model=net, amp="off", call_hook=lambda name, **_: None)
+    log = types.SimpleNamespace(info=print)
+    runner = types.SimpleNamespace(model=net, amp="off", call_hook=lambda name, **_: None, logger=log)
     evaluator = types.SimpleNamespace(process=lambda **_: None, evaluate=lambda size: {})
     EvaluationLoop(runner, torch.utils.data.DataLoader([0.0]), evaluator).run()
     assert net.running_mean.item() == 7.0
@@ -187,12 +190,14 @@ def steady(tiny, det_config, tmp_path_factory):
         for k in range(2)
     ]
     (root / "train.json").write_text(json.dumps(content))
+    publish(root / "start.safetensors", BACKBONES.build("resnet18-half").state_dict(), {"backbone": "resnet18-half"})
     text = det_config.read_text()
     for old, new in (
         ("from resdet.detection.build import", "from steady import"),
         (str(tiny.train), "train.json"),
         (f'train.json", image_root="{tiny.images}"', 'train.json", image_root="images"'),
-        ("frozen_batchnorm=False", "frozen_batchnorm=True"),  # else statistics are those of a process's own images
+        # else statistics are those of a process's own images
+        ("frozen_batchnorm=False", f'frozen_batchnorm=True, init="{root / "start.safetensors"}"'),
         ("train_proposals=(60, 30)", "train_proposals=(200, 40)"),  # fewer than survive: always 40 + 2, 16 are used
         ("batch_size=2, workers=0", "batch_size=4, workers=0"),
         ("clip_norm=10.0", "clip_norm=1.0"),

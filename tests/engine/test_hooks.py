@@ -197,7 +197,3 @@ def test_a_validation_does_not_count_as_training_time(monkeypatch):
     hook.after_train_iter(runner, 1, None, {"loss": torch.tensor(1.0)})
     assert seen[0] == {"AP": 0.5, "step": 0}
     assert seen[1]["images_per_second"] == 4.0
-
-
-def test_clock():
-    assert hooks._clock(3725.4) == "1:02:05"

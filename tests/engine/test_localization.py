@@ -363,7 +363,8 @@ def test_two_processes(tiny_loc, tmp_path, monkeypatch):
 
 def test_training_in_two_processes(tiny_loc, tmp_path):
     # What a second stage learns from is drawn from the keys of its images, so the losses are those of one process.
-    tool, frozen = ROOT / "tools" / "train_loc.py", ["--cfg-options", "model.frozen_batchnorm=True"]
+    start_from = f"model.init={tiny_loc.classifier.parent / 'resnet18-half.safetensors'}"
+    tool, frozen = ROOT / "tools" / "train_loc.py", ["--cfg-options", "model.frozen_batchnorm=True", start_from]
     second = [tool, tiny_loc.second_config, *frozen, "--work-dir"]
     one = start([*second, "one"], processes=1, cwd=tmp_path)
     two = start([*second, "two", "--launcher", "pytorch"], processes=2, cwd=tmp_path)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from resdet.api import Detector
 from resdet.backbones import winograd
 from resdet.backbones.custom import define_net
 from resdet.backbones.registry import BACKBONES
@@ -153,6 +154,30 @@ def test_the_same_net_twice_is_itself(det_config, last):
     one = evaluate(load_experiment(load_config(det_config), last))
     two = evaluate(load_experiment(load_config(det_config, [f"test.ensemble=({str(last)!r},)"]), last))
     assert two == pytest.approx(one, abs=0.02)  # each region twice, and means of equals
+
+
+def test_overrides_of_testing_reach_every_member(det_config, write_config, last, tmp_path):
+    said = ["model.shorter_side=40", "model.test_proposals=(20,7)", "model.score_threshold=0.3", "model.init=None"]
+    options = [*said, f"test.ensemble=({str(last)!r},)"]
+    nets = load_experiment(load_config(det_config, options), last).adapter.net.nets
+    assert [(net.preprocess.test_side, net.rpn.test_cut.after) for net in nets] == [(40, 7)] * 2
+    assert [net.preprocess.test_side for net in Detector(det_config, last, options=options).net.nets] == [40, 40]
+    # What the config of the first says itself is of the first alone.
+    text = det_config.read_text()
+    smaller = write_config(("shorter_side=64", "shorter_side=48"))
+    ensemble = [f"test.ensemble=({str(last)!r},)"]
+    nets = load_experiment(load_config(smaller, ensemble), last).adapter.net.nets
+    assert [net.preprocess.test_side for net in nets] == [48, 64]
+    # Unless that config leaves all nets to their checkpoints.
+    model = text[text.index("model = dict(") : text.index("loader = dict(")]
+    adopting = write_config(
+        (model, "model = dict(type=from_checkpoint, shorter_side=56)\n"),
+        ("from resdet.detection.build import faster_rcnn_fpn", "from resdet.detection.build import from_checkpoint"),
+    )
+    nets = load_experiment(load_config(adopting, ensemble), last).adapter.net.nets
+    assert [net.preprocess.test_side for net in nets] == [56, 56]
+    with pytest.raises(InputError, match=rf"{last}, section 'model'\n  found:  unknown key 'rocket'"):
+        load_detector(last, CLASSES, {"rocket": 1})
 
 
 def test_settings_reach_the_predictor_and_cost_time(det_config, last):

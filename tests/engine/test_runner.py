@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import errno
 import os
+import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from resdet.engine import checkpoints as module
 from resdet.engine.calls import Call
@@ -98,6 +101,23 @@ def test_what_is_no_checkpoint(tmp_path, content, words):
     assert str(caught.value).startswith(f"checkpoint {path}\n")
     assert words in str(caught.value)
     assert len(str(caught.value).splitlines()) == 3
+
+
+@pytest.mark.parametrize("name", ["model_final.pkl", "epoch_12.pth", "torchvision.pth", "ours.safetensors"])
+def test_a_detector_of_another_program(tmp_path, name):
+    path, state = tmp_path / name, {"rpn_head.rpn_cls.bias": torch.zeros(3)}
+    if name.endswith(".pkl"):
+        path.write_bytes(pickle.dumps({"model": {"proposal_generator.rpn_head.conv.bias": np.zeros(3)}}))
+    elif name.startswith("epoch"):
+        torch.save({"state_dict": state, "meta": {"seed": np.float64(0.3)}}, path)
+    elif name.endswith(".pth"):
+        torch.save({"rpn.head.cls_logits.bias": torch.zeros(3), "backbone.body.conv1.weight": torch.zeros(1)}, path)
+    else:
+        save_file(state, path)
+    with pytest.raises(InputError, match=r"checkpoint .*\n  found:  ") as caught:
+        read_checkpoint(path)
+    command = f"`python tools/convert.py {path} {Path('work_dirs') / path.stem}.pth`"
+    assert command in str(caught.value).splitlines()[2] and len(str(caught.value).splitlines()) == 3
 
 
 def test_a_truncated_checkpoint(tmp_path):

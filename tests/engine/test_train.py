@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from resdet.detection.faster_rcnn import FasterRCNN
-from resdet.engine import metrics
+from resdet.engine import metrics, progress
 from resdet.engine.checkpoints import read_checkpoint
 from resdet.engine.config import load_config
 from resdet.engine.evaluate import evaluate
@@ -206,6 +206,38 @@ def test_ema_is_what_is_saved_and_tested(det_config, tmp_path):
     assert evaluate(loaded) == pytest.approx(averaged["meta"]["figures"])
 
 
+def test_the_last_validation_can_be_left_out(det_config, tmp_path):
+    options = ("schedule.length=4", "schedule.milestones=()", "schedule.validate_last=False")
+    figures = run(det_config, tmp_path / "some", *options, "schedule.validate_every=3")
+    assert scalars(tmp_path / "some", "coco/AP") == [figures["coco/AP"]]
+    assert read_checkpoint(tmp_path / "some" / "best.pth")["meta"]["step"] == 3
+    assert read_checkpoint(tmp_path / "some" / "last.pth")["meta"]["step"] == 4
+    for every in (2, 4, 100):  # 2: after the second of four steps, not after the fourth
+        out = tmp_path / str(every)
+        run(det_config, out, *options, f"schedule.validate_every={every}")
+        assert len(scalars(out, "coco/AP")) == (every == 2)
+        assert read_checkpoint(out / "last.pth")["meta"]["step"] == 4
+        assert (out / "best.pth").exists() == (every == 2)
+    assert run(det_config, tmp_path / "100", *options, "schedule.validate_every=100", resume="auto") == {}
+    assert json.loads((tmp_path / "100" / "metrics.json").read_text())["figures"] == {}
+
+
+def test_the_best_of_no_validation_is_not_published(cls_config, tmp_path):
+    options = ("schedule.validate_last=False", "schedule.validate_every=6", "publish.checkpoint=best")
+    with pytest.raises(InputError, match=r"publish.checkpoint\n  found:  'best' of a run that never validates"):
+        run(cls_config, tmp_path, *options)
+    figures = run(cls_config, tmp_path, *options[:2])
+    assert figures == {} and json.loads((tmp_path / "metrics.json").read_text())["published"]["images"]
+
+
+def test_a_validation_without_a_terminal_says_where_it_is(det_config, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(progress, "LINE_EVERY", 0.0)
+    run(det_config, tmp_path)
+    (log,) = tmp_path.glob("*/*.log")
+    for number in (1, 2):  # five images, two at a time
+        assert f"validating: {number} of 3 batches, 0:00:0" in log.read_text()
+
+
 def test_early_stopping(det_config, tmp_path, monkeypatch):
     scores = iter([0.2, 0.25, 0.25, 0.24, 0.9])  # the 2nd is the best, the next two are not better
     monkeypatch.setattr(metrics.CocoMetric, "score_rows", lambda self, rows: {"coco/AP": next(scores)})
@@ -266,6 +298,31 @@ def test_augmentation_is_used(det_config, tmp_path, trained):
 
 
 # --- what goes wrong
+
+
+def test_random_weights_under_frozen_statistics(det_config, tmp_path, trained, monkeypatch):
+    frozen = ("model.frozen_batchnorm=True", "model.init=None")
+    with pytest.raises(InputError) as caught:
+        run(det_config, tmp_path, *frozen)
+    where, found, needed = str(caught.value).splitlines()
+    assert where == f"config {det_config}, model.init" and found.startswith("  found:  None, random weights, under BN")
+    assert needed.endswith("random ones, model.init=None model.frozen_batchnorm=False model.frozen_stages=0")
+    assert not tmp_path.joinpath("last.pth").exists()
+    # From a whole detector nothing is random, nor is a test.
+    options = (*SHORT, "schedule.length=1", f"load_from={trained / 'last.pth'}")
+    run(det_config, tmp_path, "model.frozen_batchnorm=True", *options)
+    run(det_config, tmp_path, *frozen, *SHORT, "schedule.length=2", resume="auto")
+    evaluate(load_experiment(load_config(det_config, frozen), tmp_path / "last.pth"))
+
+
+def test_weights_that_are_not_there(det_config, cls_config, tmp_path):
+    for config, cure in (
+        (det_config, "model.init=None model.frozen_batchnorm=False model.frozen_stages=0"),
+        (cls_config, "model.init=None"),
+    ):
+        with pytest.raises(InputError, match=r"model.init=gone.pth\n  found:  no such file\n") as caught:
+            run(config, tmp_path, "model.init=gone.pth")
+        assert str(caught.value).endswith(f"or, to train from random ones, {cure}")
 
 
 def test_a_loss_that_is_not_finite(det_config, tmp_path, monkeypatch):

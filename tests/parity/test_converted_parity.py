@@ -230,6 +230,7 @@ def standardise(state, name, values, deviation):
     [
         ("detectron2", False, "caffe"),
         ("detectron2", True, "caffe"),
+        ("detectron2", True, "pytorch"),
         ("mmdetection", False, "caffe"),
         ("mmdetection", True, "caffe"),
         ("mmdetection", True, "pytorch"),

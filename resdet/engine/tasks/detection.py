@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -97,12 +97,12 @@ class Detection(Task):
             return config
         asked = config.model.settings
         said = {name: getattr(asked, name) for name in asked.model_fields_set if getattr(asked, name) is not None}
-        model, own = net_calls(meta, DETECTORS, source)
-        return replace(config, model=model.updated(**said), backbone=own)
+        model, own = net_calls(meta, DETECTORS, source, said)
+        return replace(config, model=model, backbone=own, overridden=frozenset(said))
 
     def tested(self, config: ExperimentConfig, adapter: BaseModel, classes: tuple[str, ...]) -> BaseModel:
         """The net with the rest of its ensemble, as section ``test`` says."""
-        adapter.net = build_predictor(adapter.net, config.test, classes)
+        adapter.net = build_predictor(adapter.net, config.test, classes, said=config.said_of_nets)
         adapter.net.timed = True
         return adapter
 
@@ -118,14 +118,23 @@ def read_annotations(data: Any, *, where: str) -> Annotations:
     return data
 
 
-def load_detector(path: str | Path, classes: Sequence[str]) -> FasterRCNN:
+def load_detector(path: str | Path, classes: Sequence[str], said: Mapping[str, Any] | None = None) -> FasterRCNN:
     """A detector from its checkpoint alone; see :func:`resdet.engine.checkpoints.load_net`."""
-    return load_net(path, classes, DETECTORS, task="detection")
+    return load_net(path, classes, DETECTORS, task="detection", said=said)
 
 
-def build_predictor(net: FasterRCNN, settings: TestSettings, classes: Sequence[str]) -> Predictor:
-    """The net and the rest of its ensemble under settings for test; their constant BN is folded."""
-    nets = [net, *(load_detector(path, classes) for path in settings.ensemble)]
+def build_predictor(
+    net: FasterRCNN, settings: TestSettings, classes: Sequence[str], *, said: Mapping[str, Any] | None = None
+) -> Predictor:
+    """The net and the rest of its ensemble under settings for test; their constant BN is folded.
+
+    Args:
+        net: the first.
+        settings: section ``test``.
+        classes: of all.
+        said: arguments of the others in place of those that their checkpoints tell.
+    """
+    nets = [net, *(load_detector(path, classes, said) for path in settings.ensemble)]
     nets = [fold_batchnorm(each) for each in nets]
     if settings.winograd:
         nets = [use_winograd(each) for each in nets]
