@@ -5,14 +5,10 @@ __version__ = "0.1.0"
 
 def __getattr__(name: str) -> object:
     """``resdet.Detector`` and friends, imported when asked for, so that ``import resdet`` costs nothing."""
-    if name == "Detector":
-        from resdet.api import Detector
+    if name in ("Classifier", "Detector", "Localizer"):
+        from resdet import api
 
-        return Detector
-    if name == "Localizer":
-        from resdet.api import Localizer
-
-        return Localizer
+        return getattr(api, name)
     if name == "BACKBONES":
         from resdet.backbones.registry import BACKBONES
 

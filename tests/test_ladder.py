@@ -139,7 +139,7 @@ def test_the_tool(det_config, nets, tmp_path, capsys):
 
 def test_what_checkpoints_tell_is_not_overridden(det_config, nets):
     for option, words in (
-        ("model.context=True", r"model.context\n  needed: checkpoints tell their nets; of a model only score_threshold, "),
+        ("model.context=True", r"model.context\n  needed: checkpoints tell their nets; of a model only score_"),
         ("test.ensemble=('a',)", "--ensemble"),
     ):
         with pytest.raises(SystemExit, match=words):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import pickle
 import warnings
@@ -26,6 +27,7 @@ from resdet.backbones.unpickle import read_arrays, read_tensors
 from resdet.backbones.vgg import from_timm
 from resdet.errors import InputError, listed
 
+logger = logging.getLogger(__name__)
 ENVELOPES = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state", "blobs")
 """Keys under which training scripts keep the weights, the best first."""
 PREFIXES = ("module.", "_orig_mod.", "backbone.", "net.", "model.")
@@ -174,9 +176,10 @@ def init_backbone(
     net = BACKBONES.build(name, num_classes=1000 if num_classes is None else num_classes)
     classifier = getattr(net, "class_layer", "fc")
     if init is not None:
-        state = _download(name) if init == "pretrained" else _read_for(name, Path(init))
+        state = _download(name) if init == "pretrained" else read_backbone(name, Path(init))[0]
         free = (f"{classifier}.*",) if num_classes is None or new_classifier else ()
-        load_exactly(net, state, source=init, allowed_missing=free, allowed_unexpected=free)
+        report = load_exactly(net, state, source=init, allowed_missing=free, allowed_unexpected=free)
+        logger.info("backbone %s: %d tensors of %s", name, report.loaded, init)
     if num_classes is None:
         net.set_submodule(classifier, nn.Identity())
     return net
@@ -254,16 +257,54 @@ def _strip_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return state
 
 
-def _read_for(name: str, path: Path) -> dict[str, Tensor]:
+def read_backbone(name: str, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Weights for a backbone, under our names, from a file of ours, of torchvision, of timm or of others.
+
+    A file that names its net must name this one. Others name none; what they are taken for is said where their shapes
+    would fit another net of the registry too, as those of plain nets fit residual nets without projections.
+
+    Args:
+        name: of the registry.
+        path: of the file.
+
+    Returns:
+        The state dict, and the facts that :func:`read_weights` finds.
+
+    Raises:
+        InputError: as :func:`read_weights`; weights of another net.
+    """
     if not path.exists():
         downloads = [f"init=pretrained with backbone={known}" for known in BACKBONES[name].weights]
         needed = " or ".join(["a file of weights, as tools/train_cls.py publishes it", *downloads])
         raise InputError(f"init of backbone {name!r}: {path}", found="no such file", needed=needed)
     state, metadata = read_weights(path)
-    published = metadata.get("backbone", name)
-    if _architecture(published) != _architecture(name):
-        raise InputError(path, found=f"weights of backbone {published!r}", needed=f"weights of backbone {name!r}")
-    return state if name.partition("/")[0] in LIBRARIES else from_timm(_rename_classifier(state))
+    named = metadata.get("backbone") or _backbone_of_run(metadata)
+    if named is not None and _architecture(str(named)) != _architecture(name):
+        raise InputError(path, found=f"weights of backbone {named!r}", needed=f"weights of backbone {name!r}")
+    if named is None and (twin := _twin(name)):
+        logger.warning("%s does not name its net: taken for %s, whose shapes %s has too", path, name, twin)
+    state = state if name.partition("/")[0] in LIBRARIES else from_timm(_rename_classifier(state))
+    return state, metadata
+
+
+def _backbone_of_run(metadata: Mapping[str, Any]) -> str | None:
+    """The backbone that a checkpoint of ours names."""
+    meta = metadata.get("meta")
+    model = meta.get("model") if isinstance(meta, Mapping) else None
+    named = model.get("backbone") if isinstance(model, Mapping) else None
+    return named if isinstance(named, str) else None
+
+
+def _twin(name: str) -> str | None:
+    """A net of other arithmetic with tensors of the same names and shapes: plain, and residual without projections."""
+    for plain, residual in (("cifar-plain", "cifar-resnet"), ("plain", "resnet")):
+        if name.startswith(plain):
+            return residual + name.removeprefix(plain) + ("-A" if plain == "plain" else "")
+        if name.startswith(residual) and name.removeprefix(residual).removesuffix("-A").isdigit():
+            twin = plain + name.removeprefix(residual).removesuffix("-A")
+            if plain == "cifar-plain" or (name.endswith("-A") and twin in ("plain18", "plain34")):
+                return twin
+    return None
 
 
 def _rename_classifier(state: dict[str, Tensor]) -> dict[str, Tensor]:

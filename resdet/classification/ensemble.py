@@ -19,13 +19,14 @@ class Ensemble(nn.Module):
 
     Args:
         classifiers: one or more, of the same classes in the same order.
+        flip: each looks at the mirror images, too.
     """
 
-    def __init__(self, classifiers: Sequence[Classifier]) -> None:
+    def __init__(self, classifiers: Sequence[Classifier], *, flip: bool = False) -> None:
         super().__init__()
         if not classifiers:
             raise InputError("Ensemble", found="no classifier", needed="one or more")
-        self.classifiers = nn.ModuleList(classifiers)
+        self.classifiers, self.flip = nn.ModuleList(classifiers), flip
 
     def predict(self, images: Tensor | Sequence[Sequence[Tensor]]) -> Tensor:
         """Scores of images. Call it in eval mode.
@@ -37,9 +38,12 @@ class Ensemble(nn.Module):
             (N, K) float32: the log of the mean probabilities over nets and views; of one net alone, what it says.
 
         Raises:
-            InputError: the nets differ in their number of classes.
+            InputError: the nets differ in their number of classes; with ``flip``, images that are lists of views.
         """
-        scores = [classifier.predict(images) for classifier in self.classifiers]
+        if self.flip and not isinstance(images, Tensor):
+            raise InputError("flip", found="whole images, which are mirrored already", needed="one crop of each")
+        looks = [images, images.flip(-1)] if self.flip else [images]
+        scores = [classifier.predict(look) for classifier in self.classifiers for look in looks]
         if len({score.shape for score in scores}) > 1:
             found = f"nets of {', '.join(str(score.shape[1]) for score in scores)} classes"
             raise InputError("Ensemble", found=found, needed="the same number of classes in each")

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from resdet.engine.config import ExperimentConfig
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +44,12 @@ def add_test(parser: argparse.ArgumentParser) -> None:
         ("--sizes", "further shorter sides at which to detect, merged with the first"),
     ):
         group.add_argument(flag, type=int, nargs="+", metavar="PX", help=text)
-    group.add_argument("--flip", action="store_true", default=None, help="detect on the mirrored image too, merged")
+    group.add_argument(
+        "--flip",
+        action="store_true",
+        default=None,
+        help="look at the mirrored image too, merged (classifiers: averaged)",
+    )
     group.add_argument("--merge", choices=("nms", "wbf"), help="how --flip and --sizes are merged (default: nms)")
     group.add_argument("--nms", choices=("hard", "linear", "gaussian"), help="suppression, or one of the Soft-NMS")
     group.add_argument(
@@ -138,6 +147,24 @@ def test_options(args: argparse.Namespace, *, dense: str = "test_data.dense") ->
     if dense == "test.sides":
         return [*options, "test.view=dense", *([f"test.sides={tuple(sides)!r}"] if sides else [])]
     return [*options, f"{dense}={tuple(sides) or (224, 256, 384, 480, 640)!r}"]
+
+
+def check_views(args: argparse.Namespace, config: ExperimentConfig) -> None:
+    """Refuse views that the data of a config do not offer, or that no look of its task knows.
+
+    Raises:
+        InputError: names the flag, and what there is instead.
+    """
+    from resdet.errors import InputError
+
+    data, tests = type(config.test_data.settings).model_fields, type(config.test).model_fields
+    offered = {"--ten-crop": "crops" in data, "--dense": "dense" in data or "sides" in tests, "--flip": "flip" in tests}
+    asked = {"--ten-crop": args.ten_crop, "--dense": args.dense is not None, "--flip": args.flip}
+    for flag in (flag for flag, wanted in asked.items() if wanted and not offered[flag]):
+        instead = [name for name, there in offered.items() if there]
+        what = f"test data ({config.test_data.function.__name__}) that are seen in one way"
+        needed = f"{' or '.join(instead)}, or none of these flags" if instead else "no such flag"
+        raise InputError(f"{flag} with config {config.filename}", found=what, needed=needed)
 
 
 def costs_line(seconds: dict[str, float]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ def run(main: Callable[[], None]) -> None:
     from resdet.errors import InputError
     from resdet.memory import keep_freed_memory
 
+    _tell()
     try:
         _check_environment()
         if os.environ.get("RESDET_KEEP_MEMORY", "1") != "0":
@@ -25,6 +27,16 @@ def run(main: Callable[[], None]) -> None:
         sys.exit(f"error: {error.filename or 'file system'}\n  found:  {error.strerror or error}")
     except KeyboardInterrupt:
         sys.exit("\nstopped; a training run goes on with --resume")
+
+
+def _tell() -> None:
+    """What the package logs goes to stderr, a line each."""
+    logger = logging.getLogger("resdet")
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
 
 
 def _check_environment() -> None:

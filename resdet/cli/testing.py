@@ -6,7 +6,16 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from resdet.cli.arguments import add_common, add_localizers, add_test, add_views, costs_line, options, test_options
+from resdet.cli.arguments import (
+    add_common,
+    add_localizers,
+    add_test,
+    add_views,
+    check_views,
+    costs_line,
+    options,
+    test_options,
+)
 from resdet.cli.running import run
 
 
@@ -17,7 +26,9 @@ def evaluate(arguments: Sequence[str] | None = None) -> None:
         "by the config's metric."
     )
     parser.add_argument("config", help="a file of configs/")
-    parser.add_argument("checkpoint", nargs="?", help="last.pth or best.pth of a run")
+    parser.add_argument(
+        "checkpoint", nargs="?", help="last.pth or best.pth of a run; of classifiers also a published or foreign file"
+    )
     parser.add_argument("--detections", metavar="FILE", help="score a COCO results file instead of a net")
     parser.add_argument("--out", metavar="FILE", help="write figures, classes and provenance as JSON")
     parser.add_argument("--save-detections", metavar="FILE", help="write the detections as a COCO results file")
@@ -41,7 +52,9 @@ def evaluate(arguments: Sequence[str] | None = None) -> None:
         from resdet.errors import InputError
         from resdet.evaluation.report import format_table, provenance, write_json
 
-        sees_whole = args.dense is not None and load_config(args.config).task.name == "localization"
+        plain = load_config(args.config)
+        check_views(args, plain)
+        sees_whole = args.dense is not None and plain.task.name == "localization"
         config = load_config(args.config, options(args, dense="test.sides" if sees_whole else "test_data.dense"))
         if args.save_detections and config.task.name != "detection":
             raise InputError("--save-detections", found=f"a {config.task.name} config", needed="a detection config")

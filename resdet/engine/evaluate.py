@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from pathlib import Path
 
 import torch
 
+from resdet.engine import distributed
 from resdet.engine.config import ExperimentConfig
 from resdet.engine.experiment import Experiment, test_loader
 from resdet.engine.metrics import DetectionMetric
+from resdet.engine.publish import describe_test
 from resdet.engine.runner import build_test_runner
 from resdet.errors import InputError
 from resdet.evaluation.coco_rows import load_results
+
+logger = logging.getLogger(__name__)
 
 
 @torch.no_grad()
@@ -24,6 +29,8 @@ def evaluate(experiment: Experiment, *, work_dir: str | Path | None = None, laun
         work_dir: folder of the log; None writes none.
         launcher: none, pytorch, slurm or mpi.
     """
+    if distributed.rank() == 0:
+        logger.info("evaluating %s", describe_test(experiment))
     with tempfile.TemporaryDirectory() as nowhere:
         runner = build_test_runner(
             experiment, test_loader(experiment), work_dir=Path(work_dir or nowhere), launcher=launcher

@@ -20,7 +20,7 @@ from resdet.datasets.loading import EvaluationShare, TrainBatches, collate
 from resdet.datasets.resident import ResidentBatches, ResidentDataset
 from resdet.datasets.views import collate_views
 from resdet.engine import distributed
-from resdet.engine.checkpoints import check_same, read_checkpoint
+from resdet.engine.checkpoints import check_same
 from resdet.engine.config import ExperimentConfig
 from resdet.engine.settings import Loader
 from resdet.errors import InputError
@@ -64,15 +64,17 @@ def load_experiment(config: ExperimentConfig, checkpoint: str | Path) -> Experim
     Raises:
         InputError: the checkpoint is of another task, architecture or set of classes than config and data.
     """
-    loaded = read_checkpoint(checkpoint)
-    meta, task = loaded["meta"], config.task
+    task = config.task
+    loaded = task.load(config, checkpoint)
+    meta = loaded["meta"]
     if meta.get("task", task.name) != task.name:
         needed = f"one of {task.name}, as config {config.filename}"
         raise InputError(f"checkpoint {checkpoint}", found=f"a net of {meta['task']}", needed=needed)
     config = task.adopted(config, meta, checkpoint)
-    classes = tuple(meta["classes"])
+    classes = tuple(task.test_data(config).classes if meta["classes"] is None else meta["classes"])
     test_set = _test_set(config, classes)
-    check_same(checkpoint, meta, classes=classes, model=(config.describe_model(), config.model))
+    if "model" in meta:
+        check_same(checkpoint, meta, classes=classes, model=(config.describe_model(), config.model))
     net = build_net(config, num_classes=len(classes), load_init=False)
     adapter = task.adapter(net)
     load_exactly(adapter, loaded["state_dict"], source=checkpoint)

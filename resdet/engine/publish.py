@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +21,9 @@ from resdet.evaluation.report import provenance, write_json
 if TYPE_CHECKING:
     from resdet.engine.experiment import Experiment
 
+logger = logging.getLogger(__name__)
+VIEW = ("crop", "shorter_side", "crops", "dense")
+"""Arguments of test data that say what of an image is seen."""
 Evaluate = Callable[..., dict[str, float]]
 
 
@@ -36,6 +41,8 @@ def publish_classifier(experiment: Experiment, work_dir: Path, metrics: dict[str
     """
     config = experiment.config
     distributed.wait()  # for rank 0, which writes it
+    began = time.perf_counter()
+    logger.info("publishing: BN statistics over the training images, then a test of %s", describe_test(experiment))
     source = work_dir / f"{config.publish.checkpoint}.pth"
     load_exactly(experiment.adapter, read_checkpoint(source)["state_dict"], source=source)
     device = next(experiment.adapter.parameters()).device
@@ -49,14 +56,27 @@ def publish_classifier(experiment: Experiment, work_dir: Path, metrics: dict[str
         "checkpoint": source.name,
         "statistics_images": images,
         "config": config.text,
+        "model": config.describe_model(),
+        **config.task.facts(config),
     }
     if distributed.rank() == 0:
         path = publish(work_dir / f"{name}.safetensors", experiment.net.net.state_dict(), facts)
         record = provenance(config.filename, path, seed=config.run.seed, config_text=config.text)
         both = {"figures": metrics, "published": published}
+        error, seconds = 100 * published["top1_error"], time.perf_counter() - began
+        logger.info("published %s: top-1 error %.2f%% (%s), %.0f s", path, error, source.name, seconds)
         content = {**both, "classes": experiment.classes, "statistics_images": images, **record}
         write_json(work_dir / "metrics.json", content)
     distributed.wait()
+
+
+def describe_test(experiment: Experiment) -> str:
+    """What a test looks at, in words: images, classes, view."""
+    config = experiment.config
+    view = config.test_data.settings
+    shown = [f"{name} {value}" for name in VIEW if (value := getattr(view, name, None)) not in (None, ())]
+    shown += ["mirrored too"] if getattr(config.test, "flip", False) else []
+    return ", ".join([f"{len(experiment.test_set)} images", f"{len(experiment.classes)} classes", *shown])
 
 
 def _statistics_batches(experiment: Experiment) -> Iterator[Tensor]:

@@ -136,6 +136,7 @@ class ResdetRunner(Runner):
             "classes": list(classes),
             "model": config.describe_model(),
             "config": config.text,
+            **config.task.facts(config),
         }
         super().__init__(
             env_cfg={"mp_cfg": {"mp_start_method": "fork", "opencv_num_threads": 0}},
@@ -158,6 +159,9 @@ class ResdetRunner(Runner):
         return MMDistributedDataParallel(
             module=model, device_ids=ids, broadcast_buffers=False, find_unused_parameters=skips
         )
+
+    def _init_model_weights(self) -> None:
+        """Nothing: nets come initialised, and mmengine would log each of their weights."""
 
     def _log_env(self, env_cfg: dict) -> None:
         """One line in place of mmengine's page."""

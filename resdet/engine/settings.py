@@ -160,6 +160,8 @@ class ClassifierTest(Settings):
     section: ClassVar[str] = "test"
     ensemble: tuple[str, ...] = ()
     """Checkpoints of further nets for the same classes; probabilities are averaged."""
+    flip: bool = False
+    """Average with the mirror image."""
 
 
 class Crop(Settings):

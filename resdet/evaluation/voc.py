@@ -21,9 +21,9 @@ from resdet.structures import Detections
 if TYPE_CHECKING:
     from resdet.datasets.annotations import Annotations
 
-RECALLS_2007 = np.arange(11) / 10
-"""Each the number closest to k/10, so that a recall of exactly 3/10 reaches its threshold. The kit's ``0:0.1:1`` lies
-one bit above 3/10 and misses it: the one case where the figures can differ."""
+RECALLS_2007 = np.arange(0.0, 1.1, 0.1)
+# The floats of the reference codes (py-faster-rcnn, detectron2), of which the 4th, 7th and 8th lie one rounding above
+# 3/10, 6/10 and 7/10: a recall of exactly these does not reach its point there, and so not here.
 
 
 class VocTruth(NamedTuple):

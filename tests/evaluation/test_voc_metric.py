@@ -52,7 +52,7 @@ def slow_ap(truth, found, label, iou, method):
             fp += 1
         curve.append((tp / total, tp / (tp + fp)))
     if method == "11point":
-        return sum(max([p for r, p in curve if r >= k / 10], default=0.0) for k in range(11)) / 11
+        return sum(max([p for r, p in curve if r >= t], default=0.0) for t in np.arange(0.0, 1.1, 0.1)) / 11
     area, last = 0.0, 0.0
     for place, (recall, _) in enumerate(curve):
         area += (recall - last) * max(p for _, p in curve[place:])
@@ -141,13 +141,6 @@ def test_the_threshold_itself_is_enough_and_widths_are_not_padded():
     assert evaluate_voc(truth, found, classes=["cell"], iou=0.51).mAP == 0.0
 
 
-def test_recall_of_exactly_three_tenths_reaches_its_threshold():
-    truth = truth_of(*((image, 0, BOX) for image in range(10)), num_images=10)
-    found = found_of(*((image, 0, BOX, 0.9) for image in range(3)))
-    # Recalls 0, 0.1, 0.2 and 0.3 read precision 1, the other seven 0.
-    assert evaluate_voc(truth, found, classes=["cell"], method="11point").mAP == pytest.approx(4 / 11)
-
-
 def test_ties_go_to_the_first_row():
     # Three scores in turn, every right row before every wrong one. From the best score down 50 right, 50 wrong, thrice:
     # the envelope is 1, then 100 / 150, then 150 / 250, each over a third of the recall.
@@ -226,3 +219,15 @@ TRUTH, FOUND = truth_of((0, 0, BOX), (1, 1, BOX)), found_of((0, 0, BOX, 0.5), (0
 def test_errors(truth, found, settings, message):
     with pytest.raises(InputError, match=message):
         evaluate_voc(truth, found, **{"classes": "ab", **settings})
+
+
+@pytest.mark.parametrize(("found", "points"), [(3, 3), (6, 6), (7, 7), (1, 2), (4, 5), (5, 6), (10, 11)])
+def test_recalls_on_a_point_count_as_in_the_reference_codes(found, points):
+    # Of ten objects so many are found, all detections right: precision 1 up to a recall of found / 10. The points are
+    # 0, 0.1, 0.2, 0.30000000000000004, ...: 3/10, 6/10 and 7/10 do not reach their own.
+    boxes = np.array([[20.0 * i, 0, 20 * i + 10, 10] for i in range(10)])
+    truth = VocTruth(boxes, np.zeros(10, int), np.zeros(10, bool), np.zeros(10, int), 1)
+    rows = slice(0, found)
+    detections = VocDetections(boxes[rows], np.linspace(0.9, 0.5, found), np.zeros(found, int), np.zeros(found, int))
+    report = evaluate_voc(truth, detections, classes=("a",), method="11point")
+    assert report.mAP == pytest.approx(points / 11)

@@ -12,6 +12,7 @@ from mmengine.model import BaseModel
 from torch import nn
 from torch.utils.data import Dataset
 
+from resdet.engine.checkpoints import read_checkpoint
 from resdet.errors import InputError
 from resdet.settings import Settings
 
@@ -73,6 +74,14 @@ class Task(ABC):
     @abstractmethod
     def tested(self, config: ExperimentConfig, adapter: BaseModel, classes: tuple[str, ...]) -> BaseModel:
         """An adapter with loaded weights, answering as section ``test`` says."""
+
+    def load(self, config: ExperimentConfig, path: str | Path) -> dict[str, Any]:
+        """A trained file for a config: ``state_dict`` of the adapter and ``meta``; a checkpoint of a run."""
+        return read_checkpoint(path)
+
+    def facts(self, config: ExperimentConfig) -> dict[str, Any]:
+        """What checkpoints tell besides task, classes and net, in plain values."""
+        return {}
 
     def adopted(self, config: ExperimentConfig, meta: dict[str, Any], source: str | Path) -> ExperimentConfig:
         """The config, with the net of a checkpoint where it leaves the net to that."""

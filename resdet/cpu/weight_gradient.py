@@ -1,0 +1,129 @@
+"""The weight gradient of 3x3 convolutions as nine matrix products, where oneDNN's own is slow.
+
+Without AVX-512, oneDNN computes the weight gradient of a 3x3 convolution on channels-last maps at a fifth to a third of
+the speed of its forward pass. Seen as a table with one row of C numbers for each cell, a zero-padded map shifted by
+(y, x) is the same table from row ``y * width + x`` on. So with the output's gradient on the same grid, zero outside its
+own cells, the gradient of each of the nine weights is one product of two contiguous tables. With a stride of 2 the
+padded map is four tables, one for each parity of row and column.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+CELLS = 1 << 16
+"""Cells of the maps that are unfolded at a time, at least one image's, so that the copies take little memory."""
+
+
+def conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int] | str,
+    dilation: Sequence[int],
+    groups: int,
+) -> Tensor:
+    """``torch.nn.functional.conv2d``, with a faster weight gradient where :func:`is_faster` says so."""
+    fits = (
+        weight.shape[2:] == (3, 3)
+        and groups == 1
+        and tuple(padding) == tuple(dilation) == (1, 1)
+        and tuple(stride) in ((1, 1), (2, 2))
+    )
+    if fits and _is_plain(x, weight) and is_faster(x.shape, weight.shape, stride[0]):
+        return _Convolution.apply(x, weight, bias, stride[0])
+    return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
+
+
+def _is_plain(x: Tensor, weight: Tensor) -> bool:
+    """A float32 map on a CPU whose convolution will be asked for a weight gradient, outside of a compiler."""
+    return (
+        x.device.type == "cpu"
+        and x.dtype == weight.dtype == torch.float32
+        and x.dim() == 4
+        and x.numel() > 0
+        and torch.is_grad_enabled()
+        and weight.requires_grad
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+    )
+
+
+def is_faster(shape: Sequence[int], weight_shape: Sequence[int], stride: int) -> bool:
+    """Whether nine products beat the library on this processor; the same on every run, so that runs can be repeated."""
+    return torch.backends.cpu.get_cpu_capability() != "AVX512"
+
+
+class _Convolution(torch.autograd.Function):
+    """A 3x3 convolution with padding 1: the library's, but for its weight gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
+        """(N, C, H, W) and (K, C, 3, 3) to (N, K, H', W')."""
+        ctx.save_for_backward(x, weight)
+        ctx.stride, ctx.has_bias = stride, bias is not None
+        return F.conv2d(x, weight, bias, stride, 1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of x, weight and bias."""
+        x, weight = ctx.saved_tensors
+        wants_x, wants_weight, wants_bias = ctx.needs_input_grad[:3]
+        by_products = wants_weight and not torch.is_grad_enabled()  # products have no second derivative
+        asked = [wants_x, wants_weight and not by_products, wants_bias and ctx.has_bias]
+        answers = torch.ops.aten.convolution_backward(
+            gradient,
+            x,
+            weight,
+            [weight.shape[0]] if ctx.has_bias else None,
+            [ctx.stride] * 2,
+            [1, 1],
+            [1, 1],
+            False,
+            [0, 0],
+            1,
+            asked,
+        )
+        of_x, of_weight, of_bias = answers
+        if by_products:
+            of_weight = weight_gradient(x, gradient, ctx.stride)
+        return of_x, of_weight, of_bias, None
+
+
+def weight_gradient(x: Tensor, gradient: Tensor, stride: int = 1) -> Tensor:
+    """The gradient of a 3x3 convolution's weight, padding 1, by nine matrix products an image.
+
+    Args:
+        x: (N, C, H, W) input, fastest in channels-last memory.
+        gradient: (N, K, H', W') of the output.
+        stride: 1 or 2.
+
+    Returns:
+        (K, C, 3, 3), in channels-last memory.
+    """
+    images, channels, height, width = x.shape
+    out_channels, *out_hw = gradient.shape[1:]
+    more = 2 // stride  # rows and columns beyond the output's that the shifts reach
+    rows, columns = (side + more for side in out_hw)
+    at_once = min(images, max(1, CELLS // (rows * columns)))
+    grid = x.new_zeros(at_once, rows, columns, out_channels)
+    padded = x.new_zeros(at_once, rows * stride, columns * stride, channels)
+    answer = x.new_zeros(9, out_channels, channels)
+    for first in range(0, images, at_once):
+        count = min(at_once, images - first)
+        grid[:count, : out_hw[0], : out_hw[1]] = gradient[first : first + count].permute(0, 2, 3, 1)
+        padded[:count, 1 : height + 1, 1 : width + 1] = x[first : first + count].permute(0, 2, 3, 1)
+        table = grid[:count].view(-1, out_channels)
+        for parity in itertools.product(range(stride), repeat=2):
+            cells = padded[:count, parity[0] :: stride, parity[1] :: stride].reshape(-1, channels)
+            for down, across in itertools.product(range(parity[0], 3, stride), range(parity[1], 3, stride)):
+                start = (down // stride) * columns + across // stride
+                answer[3 * down + across].addmm_(table[: len(table) - start].T, cells[start:])
+    return answer.view(3, 3, out_channels, channels).permute(2, 3, 0, 1).contiguous(memory_format=torch.channels_last)
