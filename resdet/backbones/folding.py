@@ -15,13 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resdet.backbones.frozen import FrozenBatchNorm
+from resdet.cpu.weight_gradient import convolve
 
 
 def conv_norm(x: Tensor, conv: nn.Module, norm: nn.Module) -> Tensor:
     """``norm(conv(x))``. A :class:`FrozenBatchNorm` costs no pass over the map: its factors go into the weights."""
     if not (type(conv) is nn.Conv2d and conv.padding_mode == "zeros" and isinstance(norm, FrozenBatchNorm)):
-        return norm(conv(x))
-    return F.conv2d(x, *_folded(conv, norm), conv.stride, conv.padding, conv.dilation, conv.groups)
+        return norm(convolve(x, conv) if type(conv) is nn.Conv2d else conv(x))
+    return convolve(x, conv, *_folded(conv, norm))
 
 
 def conv_relu(x: Tensor, conv: nn.Module, norm: nn.Module | None = None, *, add: Tensor | None = None) -> Tensor:
@@ -33,7 +34,7 @@ def conv_relu(x: Tensor, conv: nn.Module, norm: nn.Module | None = None, *, add:
         if add is None:
             return fused(x, weight, bias, *where, "relu", [], "")
         return fused.binary(x, add, weight, bias, *where, "add", 1.0, "relu", [], "")
-    y = conv(x) if norm is None else conv_norm(x, conv, norm)
+    y = conv_norm(x, conv, norm or nn.Identity())
     return F.relu(y if add is None else y + add, inplace=True)
 
 

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from resdet.cpu.weight_gradient import convolve
+
 
 class FPN(nn.Module):
     """C2 .. C5 -> P2 .. P6, all of one width.
@@ -40,5 +42,5 @@ class FPN(nn.Module):
         for finer in reversed(range(len(merged) - 1)):
             size = merged[finer].shape[-2:]
             merged[finer] = merged[finer] + F.interpolate(merged[finer + 1], size=size, mode="nearest")
-        levels = [output(x) for output, x in zip(self.output, merged, strict=True)]
+        levels = [convolve(x, output) for output, x in zip(self.output, merged, strict=True)]
         return [*levels, F.max_pool2d(levels[-1], 1, stride=2)]
