@@ -88,7 +88,9 @@ class _Convolution(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         wants_x, wants_weight, wants_bias = ctx.needs_input_grad[:3]
         by_products = wants_weight and not torch.is_grad_enabled()  # products have no second derivative
-        asked = [wants_x, wants_weight and not by_products, wants_bias and ctx.has_bias]
+        wants_bias = wants_bias and ctx.has_bias
+        # Asked for the bias's gradient alone, the library computes the weight's as well.
+        asked = [wants_x, wants_weight and not by_products, wants_bias and not by_products]
         answers = torch.ops.aten.convolution_backward(
             gradient,
             x,
@@ -105,6 +107,7 @@ class _Convolution(torch.autograd.Function):
         of_x, of_weight, of_bias = answers
         if by_products:
             of_weight = weight_gradient(x, gradient, ctx.stride)
+            of_bias = gradient.sum((0, 2, 3)) if wants_bias else None
         return of_x, of_weight, of_bias, None
 
 
@@ -124,8 +127,9 @@ def weight_gradient(x: Tensor, gradient: Tensor, stride: int = 1) -> Tensor:
     more = 2 // stride  # rows and columns beyond the output's that the shifts reach
     rows, columns = (side + more for side in out_hw)
     at_once = min(images, max(1, CELLS // (rows * columns)))
-    grid = x.new_zeros(at_once, rows, columns, out_channels)
-    padded = x.new_zeros(at_once, rows * stride, columns * stride, channels)
+    grid = _bordered(x.new_empty(at_once, rows, columns, out_channels), (0, out_hw[0]), (0, out_hw[1]))
+    padded = x.new_empty(at_once, rows * stride, columns * stride, channels)
+    _bordered(padded, (1, height + 1), (1, width + 1))
     answer = x.new_zeros(9, out_channels, channels)
     for first in range(0, images, at_once):
         count = min(at_once, images - first)
@@ -138,3 +142,10 @@ def weight_gradient(x: Tensor, gradient: Tensor, stride: int = 1) -> Tensor:
                 start = (down // stride) * columns + across // stride
                 answer[3 * down + across].addmm_(table[: len(table) - start].T, cells[start:])
     return answer.view(3, 3, out_channels, channels).permute(2, 3, 0, 1).contiguous(memory_format=torch.channels_last)
+
+
+def _bordered(maps: Tensor, rows: tuple[int, int], columns: tuple[int, int]) -> Tensor:
+    """(N, H, W, C) maps whose cells outside of [first, last) rows and columns become 0; the rest stays as it is."""
+    for outside in (maps[:, : rows[0]], maps[:, rows[1] :], maps[:, :, : columns[0]], maps[:, :, columns[1] :]):
+        outside.zero_()
+    return maps
