@@ -1,4 +1,4 @@
-"""The weight gradient of 3x3 convolutions as nine matrix products, where oneDNN's own is slow.
+"""The weight gradient of convolutions as matrix products, where oneDNN's own is slow.
 
 Without AVX-512, oneDNN computes the weight gradient of a 3x3 convolution on channels-last maps at a fifth to a third of
 the speed of its forward pass. Seen as a table with one row of C numbers for each cell, a zero-padded map shifted by
@@ -20,6 +20,8 @@ from torch import Tensor, nn
 
 NUMBERS_IN_CACHE = 350_000
 """Of one image's map, up to which the library is fast; see :func:`is_faster`."""
+WIDE = 256
+"""Channels on both sides from which on a 1x1 kernel's weight gradient is faster as a product."""
 CELLS = 1 << 16
 """Cells of the maps that are unfolded at a time, at least one image's, so that the copies take little memory."""
 
@@ -38,10 +40,11 @@ def convolve(x: Tensor, conv: nn.Conv2d, weight: Tensor | None = None, bias: Ten
     fits = (
         type(conv) is nn.Conv2d
         and conv.padding_mode == "zeros"
-        and (conv.kernel_size, conv.padding, conv.dilation, conv.groups) == ((3, 3), (1, 1), (1, 1), 1)
+        and (conv.kernel_size, conv.padding) in (((3, 3), (1, 1)), ((1, 1), (0, 0)))
+        and (conv.dilation, conv.groups) == ((1, 1), 1)
         and conv.stride in ((1, 1), (2, 2))
     )
-    if fits and _is_plain(x, weight) and is_faster(x.shape):
+    if fits and _is_plain(x, weight) and is_faster(x.shape, weight.shape):
         return _Convolution.apply(x, weight, bias, conv.stride[0])
     return conv._conv_forward(x, weight, bias)
 
@@ -60,27 +63,34 @@ def _is_plain(x: Tensor, weight: Tensor) -> bool:
     )
 
 
-def is_faster(shape: Sequence[int]) -> bool:
-    """Whether nine products beat the library for an (N, C, H, W) input on this processor.
+def is_faster(shape: Sequence[int], weight_shape: Sequence[int]) -> bool:
+    """Whether products beat the library for an (N, C, H, W) input and a (K, C, k, k) weight on this processor.
 
-    Measured on two cores limited to AVX2, GFLOP/s of library and products: 52 and 123 for 256 channels at 100x136, 64
+    Of a 1x1 kernel, measured on two cores limited to AVX2, GFLOP/s of library and product: 128 and 165 from 2048 to 512
+    channels at 25x34, 103 and 149 from 1024 to 512 on 128 regions of 7x7, 127 and 119 from 128 to 512 at 100x136.
+
+    Of a 3x3 kernel, GFLOP/s of library and products: 52 and 123 for 256 channels at 100x136, 64
     and 111 at 40x56, 118 and 110 at 25x34; 54 and 106 for 128 channels at 100x136, 118 and 113 at 40x56; 79 and 123 for
     512 channels at 25x34; with stride 2, 31 and 96 for 256 channels at 100x136. What counts is whether one image's map
     stays in the cache of a core. With AVX-512 the library reaches 170 to 220. The answer depends on nothing else, so
     that a run can be repeated to the bit.
     """
-    return torch.backends.cpu.get_cpu_capability() != "AVX512" and math.prod(shape[1:]) > NUMBERS_IN_CACHE
+    if torch.backends.cpu.get_cpu_capability() == "AVX512":
+        return False
+    if weight_shape[2] == 1:
+        return min(weight_shape[:2]) >= WIDE
+    return math.prod(shape[1:]) > NUMBERS_IN_CACHE
 
 
 class _Convolution(torch.autograd.Function):
-    """A 3x3 convolution with padding 1: the library's, but for its weight gradient."""
+    """A 3x3 convolution with padding 1, or a 1x1 one with none: the library's, but for its weight gradient."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
-        """(N, C, H, W) and (K, C, 3, 3) to (N, K, H', W')."""
+        """(N, C, H, W) and (K, C, k, k) to (N, K, H', W')."""
         ctx.save_for_backward(x, weight)
         ctx.stride, ctx.has_bias = stride, bias is not None
-        return F.conv2d(x, weight, bias, stride, 1)
+        return F.conv2d(x, weight, bias, stride, weight.shape[2] // 2)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
@@ -97,7 +107,7 @@ class _Convolution(torch.autograd.Function):
             weight,
             [weight.shape[0]] if ctx.has_bias else None,
             [ctx.stride] * 2,
-            [1, 1],
+            [weight.shape[2] // 2] * 2,
             [1, 1],
             False,
             [0, 0],
@@ -106,24 +116,29 @@ class _Convolution(torch.autograd.Function):
         )
         of_x, of_weight, of_bias = answers
         if by_products:
-            of_weight = weight_gradient(x, gradient, ctx.stride)
+            of_weight = weight_gradient(x, gradient, weight.shape[2], ctx.stride)
             of_bias = gradient.sum((0, 2, 3)) if wants_bias else None
         return of_x, of_weight, of_bias, None
 
 
-def weight_gradient(x: Tensor, gradient: Tensor, stride: int = 1) -> Tensor:
-    """The gradient of a 3x3 convolution's weight, padding 1, by nine matrix products an image.
+def weight_gradient(x: Tensor, gradient: Tensor, kernel: int = 3, stride: int = 1) -> Tensor:
+    """The gradient of the weight of a 3x3 convolution with padding 1, or of a 1x1 one, by matrix products.
 
     Args:
         x: (N, C, H, W) input, fastest in channels-last memory.
         gradient: (N, K, H', W') of the output.
+        kernel: 3 or 1.
         stride: 1 or 2.
 
     Returns:
-        (K, C, 3, 3), in channels-last memory.
+        (K, C, kernel, kernel), in channels-last memory.
     """
     images, channels, height, width = x.shape
     out_channels, *out_hw = gradient.shape[1:]
+    if kernel == 1:
+        cells = x[:, :, ::stride, ::stride].permute(0, 2, 3, 1).reshape(-1, channels)
+        answer = gradient.permute(0, 2, 3, 1).reshape(-1, out_channels).T @ cells
+        return answer[:, :, None, None].contiguous(memory_format=torch.channels_last)
     more = 2 // stride  # rows and columns beyond the output's that the shifts reach
     rows, columns = (side + more for side in out_hw)
     at_once = min(images, max(1, CELLS // (rows * columns)))

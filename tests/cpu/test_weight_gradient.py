@@ -15,7 +15,7 @@ from resdet.cpu.weight_gradient import convolve, is_faster, weight_gradient
 def always(monkeypatch):
     """The products are taken wherever they can be; how often is counted."""
     taken = []
-    monkeypatch.setattr(module, "is_faster", lambda shape: True)
+    monkeypatch.setattr(module, "is_faster", lambda *shapes: True)
     monkeypatch.setattr(module, "weight_gradient", lambda *a: (taken.append(1), weight_gradient(*a))[1])
     return taken
 
@@ -26,28 +26,28 @@ def test_by_hand():
     expected = [[4.0, 6, 4], [6, 9, 6], [4, 6, 4]]
     assert weight_gradient(ones, ones)[0, 0].tolist() == expected
     # With stride 2 the outputs centre on the corners of the 3x3 image.
-    assert weight_gradient(ones, torch.ones(1, 1, 2, 2), 2)[0, 0].tolist() == [[1.0, 2, 1], [2, 4, 2], [1, 2, 1]]
+    assert weight_gradient(ones, torch.ones(1, 1, 2, 2), stride=2)[0, 0].tolist() == [[1.0, 2, 1], [2, 4, 2], [1, 2, 1]]
 
 
 @pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
-@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (3, 2), (1, 1), (1, 2)])
 @pytest.mark.parametrize("shape", [(1, 3, 5, 7), (2, 4, 6, 8), (3, 2, 1, 1), (2, 5, 9, 2), (5, 3, 16, 17)])
-def test_the_librarys_gradient(shape, stride, layout, monkeypatch):
+def test_the_librarys_gradient(shape, kernel, stride, layout, monkeypatch):
     monkeypatch.setattr(module, "CELLS", 40)  # one image of some shapes at a time, all of others
     torch.manual_seed(0)
     x = torch.randn(shape, dtype=torch.float64).contiguous(memory_format=layout)
-    weight = torch.randn(6, shape[1], 3, 3, dtype=torch.float64, requires_grad=True)
-    answer = F.conv2d(x, weight, stride=stride, padding=1)
+    weight = torch.randn(6, shape[1], kernel, kernel, dtype=torch.float64, requires_grad=True)
+    answer = F.conv2d(x, weight, stride=stride, padding=kernel // 2)
     gradient = torch.randn_like(answer).contiguous(memory_format=layout)
     (wanted,) = torch.autograd.grad(answer, weight, gradient)
-    torch.testing.assert_close(weight_gradient(x, gradient, stride), wanted)
+    torch.testing.assert_close(weight_gradient(x, gradient, kernel, stride), wanted)
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("stride", [1, 2])
-def test_a_convolution_with_all_its_gradients(always, bias, stride):
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (3, 2), (1, 1), (1, 2)])
+def test_a_convolution_with_all_its_gradients(always, bias, kernel, stride):
     torch.manual_seed(0)
-    conv = nn.Conv2d(4, 6, 3, stride=stride, padding=1, bias=bias)
+    conv = nn.Conv2d(4, 6, kernel, stride=stride, padding=kernel // 2, bias=bias)
     x = torch.randn(2, 4, 9, 10, requires_grad=True)
     answers = []
     for function in (conv, lambda x: convolve(x, conv)):
@@ -85,7 +85,7 @@ def test_second_derivatives(always):
 @pytest.mark.parametrize(
     "how",
     [
-        {"kernel_size": 1, "padding": 0},
+        {"kernel_size": 1, "padding": 1},
         {"kernel_size": 3, "padding": 0},
         {"kernel_size": 3, "padding": 1, "groups": 2},
         {"kernel_size": 3, "padding": 2, "dilation": 2},
@@ -124,17 +124,20 @@ def test_the_compiler_has_its_own_way(always):
 
 
 @pytest.mark.parametrize(
-    ("capability", "shape", "faster"),
+    ("capability", "shape", "weight", "faster"),
     [
-        ("AVX512", (2, 256, 200, 272), False),
-        ("AVX2", (2, 256, 200, 272), True),
-        ("DEFAULT", (2, 256, 200, 272), True),
-        ("AVX2", (1024, 512, 7, 7), False),  # regions of a C4 net
-        ("AVX2", (128, 16, 32, 32), False),  # CIFAR
-        ("AVX2", (2, 256, 25, 34), False),
-        ("AVX2", (2, 512, 25, 34), True),
+        ("AVX512", (2, 256, 200, 272), (256, 256, 3, 3), False),
+        ("AVX2", (2, 256, 200, 272), (256, 256, 3, 3), True),
+        ("DEFAULT", (2, 256, 200, 272), (256, 256, 3, 3), True),
+        ("AVX2", (1024, 512, 7, 7), (512, 512, 3, 3), False),  # regions of a C4 net
+        ("AVX2", (128, 16, 32, 32), (16, 16, 3, 3), False),  # CIFAR
+        ("AVX2", (2, 256, 25, 34), (256, 256, 3, 3), False),
+        ("AVX2", (2, 512, 25, 34), (512, 512, 3, 3), True),
+        ("AVX2", (2, 1024, 50, 68), (256, 1024, 1, 1), True),
+        ("AVX2", (2, 512, 100, 136), (128, 512, 1, 1), False),
+        ("AVX512", (2, 1024, 50, 68), (256, 1024, 1, 1), False),
     ],
 )
-def test_the_rule(monkeypatch, capability, shape, faster):
+def test_the_rule(monkeypatch, capability, shape, weight, faster):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    assert is_faster(shape) is faster
+    assert is_faster(shape, weight) is faster
