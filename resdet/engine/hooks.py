@@ -251,7 +251,7 @@ class Progress(Hook):
             self._bar.update(self._task, description=f"loss {values['loss']:.3f}  lr {lr:.1e}  {speed:.1f} images/s")
         else:
             runner.logger.info(text)
-        runner.visualizer.add_scalars({**values, "lr": lr, "images_per_second": speed, "step": done}, step=done)
+        runner.visualizer.add_scalars({**values, "lr": lr, "images_per_second": speed}, step=done)
         self._since, self._steps, self._sum = now, 0, {}
 
     def before_val_epoch(self, runner: Runner) -> None:
@@ -262,7 +262,7 @@ class Progress(Hook):
         """Report the figures of a validation."""
         figures = {k: float(v) for k, v in (metrics or {}).items() if v is not None}
         runner.logger.info(f"step {runner.iter}: " + "  ".join(f"{k} {v:.4f}" for k, v in figures.items()))
-        runner.visualizer.add_scalars({**figures, "step": runner.iter}, step=runner.iter)
+        runner.visualizer.add_scalars(figures, step=runner.iter)
         self._since += time.perf_counter() - self._paused
 
     def after_train(self, runner: Runner) -> None:

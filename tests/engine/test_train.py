@@ -285,11 +285,25 @@ def test_bf16_on_the_cpu(det_config, tmp_path, monkeypatch, trained):
 
 
 def test_tensorboard(det_config, tmp_path, monkeypatch):
-    run_for(det_config, tmp_path, 1)
+    run_for(det_config, tmp_path / "without", 1)
     assert not list(tmp_path.rglob("events.out.tfevents*"))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(InputError, match="no package tensorboard"):
-        run_for(det_config, tmp_path, 1, "run.tensorboard=True")
+        run_for(det_config, tmp_path / "without", 1, "run.tensorboard=True")
+
+
+def test_the_curves_in_tensorboard_are_those_of_the_log(det_config, tmp_path):
+    accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    metrics = run(det_config, tmp_path, "run.tensorboard=True")
+    (events,) = tmp_path.rglob("events.out.tfevents*")
+    curves = accumulators.EventAccumulator(str(events))
+    curves.Reload()
+    losses = curves.Scalars("loss")
+    assert [event.step for event in losses] == list(range(1, 7))
+    assert [event.value for event in losses] == pytest.approx(scalars(tmp_path, "loss"), rel=1e-6)
+    assert {"lr", "images_per_second", "loss_box"} <= set(curves.Tags()["scalars"])
+    (last,) = curves.Scalars("coco/AP")
+    assert last.step == 6 and last.value == pytest.approx(metrics["coco/AP"], rel=1e-6)
 
 
 def test_augmentation_is_used(det_config, tmp_path, trained):
