@@ -4,6 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
+# What is kept between runs stays in the clone.
+export RESDET_CACHE := $(CURDIR)/$(VENV)/cache/resdet
+export MPLCONFIGDIR := $(CURDIR)/$(VENV)/cache/matplotlib
 
 .PHONY: demo demo-loc test slow lint clean
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,6 +38,16 @@ class TinyData(NamedTuple):
     """VOC devkit year with splits ``train`` and ``val``."""
     folders: Path
     """``train/<class>`` and ``val/<class>``."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What is kept between runs is kept in temporary folders."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RESDET_CACHE", str(tmp_path_factory.mktemp("cache")))
+        if "MPLCONFIGDIR" not in os.environ:
+            patch.setenv("MPLCONFIGDIR", str(tmp_path_factory.mktemp("matplotlib")))
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

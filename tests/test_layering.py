@@ -8,7 +8,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "resdet"
 LAYERS = (
-    ("errors", "settings", "structures", "boxes", "labels", "memory", "cpu"),
+    ("errors", "files", "settings", "structures", "boxes", "labels", "memory", "cpu"),
     ("backbones", "visualize"),
     ("datasets", "evaluation"),
     ("detection", "classification"),

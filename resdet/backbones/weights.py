@@ -6,10 +6,8 @@ Published files are safetensors whose header holds one JSON object of facts (``b
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import os
 import pickle
 import warnings
 from collections.abc import Mapping, Sequence
@@ -26,6 +24,7 @@ from resdet.backbones.registry import BACKBONES, LIBRARIES
 from resdet.backbones.unpickle import read_arrays, read_tensors
 from resdet.backbones.vgg import from_timm
 from resdet.errors import InputError, listed
+from resdet.files import replacing, sha256
 
 logger = logging.getLogger(__name__)
 ENVELOPES = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state", "blobs")
@@ -204,16 +203,10 @@ def publish(path: str | Path, state: Mapping[str, Tensor], metadata: Mapping[str
         raise InputError(path, found=f"suffix {path.suffix!r}", needed="a name that ends in .safetensors")
     tensors = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in state.items()}
     content = safetensors.torch.save(tensors, {"format": "pt", HEADER_KEY: json.dumps(dict(metadata))})
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
+        with replacing(path) as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         needed = f"a writable folder with {len(content) / 2**20:.0f} MiB free; an older file of that name is untouched"
         raise InputError(path, found=error.strerror or str(error), needed=needed) from error
     return path
@@ -221,11 +214,7 @@ def publish(path: str | Path, state: Mapping[str, Tensor], metadata: Mapping[str
 
 def file_hash(path: str | Path) -> str:
     """The first 8 hexadecimal digits of a file's SHA-256, as in names of published weights."""
-    digest = hashlib.sha256()
-    with Path(path).open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()[:8]
+    return sha256(path)[:8]
 
 
 def _load(path: Path) -> object:

@@ -36,6 +36,7 @@ from torch import Tensor
 from resdet.backbones.unpickle import ArrayUnpickler
 from resdet.datasets.folder import SUFFIXES
 from resdet.errors import InputError, listed, nearest
+from resdet.files import keep_arrays, kept_arrays, kept_path, sha256
 
 logger = logging.getLogger(__name__)
 
@@ -102,8 +103,8 @@ ORIGINALS = (
 def read_cifar(root: str | Path, *, split: str, name: str = "cifar10") -> ArrayData:
     """Read one split.
 
-    Decoded images are kept beside ``root`` as ``<root>.<split>.npz`` where that can be written, and read from there as
-    long as ``root`` has the same size and time.
+    Decoded images are kept in the user's cache (:func:`resdet.files.cache_folder`) and read from there as long as the
+    archive has the same content, or the files of a folder the same sizes and times.
 
     Args:
         root: see the table above. An archive may have one leading folder.
@@ -124,7 +125,7 @@ def read_cifar(root: str | Path, *, split: str, name: str = "cifar10") -> ArrayD
     if not os.path.exists(root):
         raise InputError(f"CIFAR in {root}", found="no such file or folder", needed=LAYOUTS)
     whole = "test" if split == "test" else "train"
-    data = _read_cache(root, whole) or _read(root, whole, name)
+    data = _read_kept(root, whole) or _read(root, whole, name)
     if split == whole:
         return data
     if len(data) != 50_000:
@@ -151,7 +152,7 @@ def _read(root: str | Path, split: str, name: str) -> ArrayData:
             return _read_original(tree, split, original, root)
         fingerprint = _fingerprint(root)
         data = _read_images(tree, split, root)
-    _write_cache(data, root, split, fingerprint)
+    _keep(data, root, split, fingerprint)
     return data
 
 
@@ -341,49 +342,26 @@ def _decode(content: bytes, where: str) -> np.ndarray:
 # ------------------------------------------------------------------------------------------------------ decoded images
 
 
-def _cache_path(root: str | Path, split: str) -> str:
-    return f"{os.path.abspath(root)}.{split}.npz"
-
-
 def _fingerprint(root: str | Path) -> str:
-    """What changes when the source does: sizes and times of its files."""
-    names = _walk(root) if os.path.isdir(root) else [""]
+    """What changes when the source does: an archive's content, sizes and times of the files of a folder."""
+    if not os.path.isdir(root):
+        return sha256(root)
     digest = hashlib.sha256()
-    for name in names:
-        stat = os.stat(os.path.join(root, name) if name else root)
+    for name in _walk(root):
+        stat = os.stat(os.path.join(root, name))
         digest.update(f"{name} {stat.st_size} {stat.st_mtime_ns}\n".encode("utf8", "surrogateescape"))
     return digest.hexdigest()
 
 
-def _read_cache(root: str | Path, split: str) -> ArrayData | None:
-    path = _cache_path(root, split)
-    if not os.path.isfile(path):
+def _read_kept(root: str | Path, split: str) -> ArrayData | None:
+    path = kept_path(root, split)
+    kept = kept_arrays(path, _fingerprint(root)) if path.is_file() else None
+    if kept is None or not kept.keys() >= {"images", "labels", "classes"}:
         return None
-    try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as kept:
-            if str(kept["fingerprint"]) != _fingerprint(root):
-                return None
-            images, labels, classes = kept["images"], kept["labels"], tuple(kept["classes"].tolist())
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):  # not ours, or cut: read anew
-        return None
-    return ArrayData(torch.from_numpy(images), torch.from_numpy(labels), classes, f"{root}, {split}")
+    images, labels = torch.from_numpy(kept["images"]), torch.from_numpy(kept["labels"])
+    return ArrayData(images, labels, tuple(kept["classes"].tolist()), f"{root}, {split}")
 
 
-def _write_cache(data: ArrayData, root: str | Path, split: str, fingerprint: str) -> None:
-    """Whole or not at all; where nothing can be written, the images are decoded each time."""
-    path = _cache_path(root, split)
-    beside = f"{path}.{os.getpid()}"
-    try:
-        with open(beside, "wb") as file:
-            np.savez(
-                file,
-                images=data.images.numpy(),
-                labels=data.labels.numpy(),
-                classes=np.array(data.classes),
-                fingerprint=np.array(fingerprint),
-            )
-        os.replace(beside, path)
-    except OSError as error:
-        logger.info("decoded images are not kept: %s", error)
-    finally:
-        Path(beside).unlink(missing_ok=True)
+def _keep(data: ArrayData, root: str | Path, split: str, fingerprint: str) -> None:
+    arrays = {"images": data.images.numpy(), "labels": data.labels.numpy(), "classes": np.array(data.classes)}
+    keep_arrays(kept_path(root, split), fingerprint, arrays)

@@ -13,8 +13,6 @@ import logging
 import math
 import os
 import re
-import zipfile
-import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -26,6 +24,7 @@ from resdet.datasets.annotations import Annotations, FileNames, check_boxes
 from resdet.datasets.images import image_size_hw
 from resdet.datasets.voc import parse_xml
 from resdet.errors import InputError, listed
+from resdet.files import keep_arrays, kept_arrays
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +106,7 @@ def list_path(folder: str, task: str, name: str | os.PathLike[str]) -> str:
     raise InputError(f"image list {name}", found=f"no such file, nor one in {sets}", needed=needed)
 
 
-def read_records(images: Sequence[str], xmls: Sequence[str], *, kept_as: str) -> Records:
+def read_records(images: Sequence[str], xmls: Sequence[str], *, kept_as: Path) -> Records:
     """Read n annotation files and the sizes of their images.
 
     A file may give another size than its image has: that of the image as it was shown to be annotated. Boxes on a size
@@ -120,7 +119,7 @@ def read_records(images: Sequence[str], xmls: Sequence[str], *, kept_as: str) ->
     Args:
         images: n paths.
         xmls: n paths.
-        kept_as: an ``.npz`` file.
+        kept_as: of :func:`resdet.files.kept_path`.
 
     Raises:
         InputError: a file is broken or missing.
@@ -159,7 +158,7 @@ def read_records(images: Sequence[str], xmls: Sequence[str], *, kept_as: str) ->
         difficult=np.array(difficult, dtype=bool),
     )
     if large:
-        _write_kept(records, kept_as, fingerprint)
+        keep_arrays(kept_as, fingerprint, records._asdict())
     return records
 
 
@@ -242,17 +241,12 @@ def _fingerprint(images: Sequence[str], xmls: Sequence[str]) -> str:
     return digest.hexdigest()
 
 
-def _read_kept(path: str, fingerprint: str, images: int) -> Records | None:
-    if not os.path.isfile(path):
+def _read_kept(path: Path, fingerprint: str, images: int) -> Records | None:
+    kept = kept_arrays(path, fingerprint)
+    if kept is None or kept.keys() != set(Records._fields):
         return None
-    try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as kept:
-            if str(kept["fingerprint"]) != fingerprint:
-                return None
-            records = Records(*(kept[name] for name in Records._fields))
-            return records if _sound(records, images) else None
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):  # not ours, or cut: read anew
-        return None
+    records = Records(**kept)
+    return records if _sound(records, images) else None
 
 
 def _sound(records: Records, images: int) -> bool:
@@ -266,19 +260,6 @@ def _sound(records: Records, images: int) -> bool:
         and boxes.shape == (len(boxes), 4)
         and bool((hw > 0).all() and (np.diff(rows) >= 0).all() and ((rows >= 0) & (rows < images)).all())
     )
-
-
-def _write_kept(records: Records, path: str, fingerprint: str) -> None:
-    """Whole or not at all; where nothing can be written, the files are read each time."""
-    beside = f"{path}.{os.getpid()}"
-    try:
-        with open(beside, "wb") as file:
-            np.savez(file, **records._asdict(), fingerprint=np.array(fingerprint))
-        os.replace(beside, path)
-    except OSError as error:
-        logger.info("annotations are not kept: %s", error)
-    finally:
-        Path(beside).unlink(missing_ok=True)
 
 
 def names_below(folder: str, suffixes: tuple[str, ...]) -> Iterable[str]:

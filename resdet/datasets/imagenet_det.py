@@ -18,6 +18,7 @@ import numpy as np
 from resdet.datasets.annotations import Annotations, check_images
 from resdet.datasets.ilsvrc import annotations_of, ilsvrc_folder, list_path, read_list, read_records
 from resdet.errors import InputError, listed
+from resdet.files import kept_path
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ def read_imagenet_det(
     records = read_records(
         [os.path.join(image_root, files[row]) for row in rows],
         [os.path.join(xml_root, f"{places[row]}.xml") for row in rows],
-        kept_as=f"{os.path.abspath(folder)}.{TASK}.{digest}.npz",
+        kept_as=kept_path(folder, f"{TASK}.{digest}"),
     )
     hw = np.zeros((len(files), 2), np.int32)  # DetectionDataset reads the sizes of the others from their headers
     hw[rows] = records.hw

@@ -21,6 +21,7 @@ from resdet.datasets.annotations import Annotations, FileNames
 from resdet.datasets.folder import SUFFIXES
 from resdet.datasets.ilsvrc import annotations_of, ilsvrc_folder, list_path, names_below, read_list, read_records
 from resdet.errors import InputError, listed, nearest
+from resdet.files import kept_path
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +96,7 @@ def read_imagenet_loc(
     records = read_records(
         [os.path.join(image_root, file) for file, _ in annotated],
         [os.path.join(xml_root, xml) for _, xml in annotated],
-        kept_as=f"{os.path.abspath(folder)}.{TASK}.{split}.npz",
+        kept_as=kept_path(folder, f"{TASK}.{split}"),
     )
     begins = np.searchsorted(records.rows, np.arange(len(annotated)))
     own = [os.path.dirname(file) for file, _ in annotated]

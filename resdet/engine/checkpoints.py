@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from resdet.backbones.custom import define_net
 from resdet.backbones.weights import load_exactly, read_weights
 from resdet.engine.calls import Call, call_of_checkpoint, differences
 from resdet.errors import InputError, listed
+from resdet.files import replacing
 
 
 def write_checkpoint(path: Path, checkpoint: dict) -> None:
@@ -22,18 +22,12 @@ def write_checkpoint(path: Path, checkpoint: dict) -> None:
     Raises:
         InputError: the disk refuses.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with open(beside, "wb") as file:
+        with replacing(path) as file:
             torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
         kept = f"{path} as it was stays" if path.exists() else "nothing was written"
         raise InputError(f"saving {path}", found=f"{error} ({kept})", needed="space on the disk") from error
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def read_checkpoint(path: str | Path) -> dict:

@@ -8,7 +8,6 @@ Folders of earlier first stages stay beside the checkpoint until someone deletes
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +25,7 @@ from resdet.engine import distributed
 from resdet.engine.optim import autocast
 from resdet.engine.progress import shown
 from resdet.errors import InputError
+from resdet.files import replacing
 from resdet.localization.localizer import PerClassLocalizer
 from resdet.localization.settings import LocalizationTest
 from resdet.localization.system import propose
@@ -139,15 +139,11 @@ def _computed(
 
 def _write(path: Path, boxes: np.ndarray) -> None:
     """Write beside the file, then move into its place."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with open(beside, "wb") as file:
+        with replacing(path) as file:
             np.save(file, boxes)
-        os.replace(beside, path)
     except OSError as error:
         raise InputError(path, found=error.strerror or error, needed="space on the disk") from error
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _identity(checkpoint: Path, settings: LocalizationTest, data: Annotations) -> str:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-import os
 import platform
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
@@ -19,6 +17,7 @@ import resdet
 from resdet.errors import InputError
 from resdet.evaluation.coco import CocoFigures
 from resdet.evaluation.voc import VocFigures
+from resdet.files import replacing, sha256
 
 COCO_MEANINGS = {
     "AP": "mean precision, IoU 0.50:0.95",
@@ -60,20 +59,12 @@ def write_json(path: str | Path, record: Mapping) -> None:
     """
     path = Path(path)
     text = json.dumps(_plain(record), indent=2, allow_nan=False) + "\n"
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(part, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
+        with replacing(path) as file:
+            file.write(text.encode())
     except OSError as error:
         found = error.strerror or str(error)
         raise InputError(path, found=found, needed="a place that can be written; nothing there was changed") from error
-    finally:
-        if part.is_file():
-            part.unlink()
 
 
 def provenance(
@@ -92,7 +83,10 @@ def provenance(
     """
     if config is not None and config_text is None:
         config_text = _read(config).decode("utf-8", errors="replace")
-    checkpoint_hash = None if checkpoint is None else _sha256(checkpoint)
+    try:
+        checkpoint_hash = None if checkpoint is None else sha256(checkpoint)
+    except OSError as error:
+        raise InputError(checkpoint, found=error.strerror or error, needed="a checkpoint that can be read") from error
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "config": {"path": None if config is None else str(config), "text": config_text},
@@ -152,17 +146,6 @@ def _read(path: str | Path) -> bytes:
         return Path(path).read_bytes()
     except OSError as error:
         raise InputError(path, found=error.strerror or error, needed="a file that can be read") from error
-
-
-def _sha256(path: str | Path) -> str:
-    digest = hashlib.sha256()
-    try:
-        with open(path, "rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    except OSError as error:
-        raise InputError(path, found=error.strerror or error, needed="a checkpoint that can be read") from error
-    return digest.hexdigest()
 
 
 def _cpu_model() -> str:

@@ -10,7 +10,6 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from resdet.engine import checkpoints as module
 from resdet.engine.calls import Call
 from resdet.engine.checkpoints import check_same, read_checkpoint, write_checkpoint
 from resdet.engine.config import load_config
@@ -50,7 +49,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch, place, fails, 
     path = tmp_path / "best.pth"
     if before:
         write_checkpoint(path, checkpoint(5.0))
-    monkeypatch.setattr(f"resdet.engine.checkpoints.{place}", fails)
+    monkeypatch.setattr(place, fails)
     with pytest.raises(InputError) as caught:
         write_checkpoint(path, checkpoint(6.0))
     monkeypatch.undo()
@@ -67,7 +66,7 @@ def test_an_interrupted_write_leaves_no_stray_file(tmp_path, monkeypatch):
     def stop(_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module.os, "fsync", stop)
+    monkeypatch.setattr("os.fsync", stop)
     with pytest.raises(KeyboardInterrupt):
         write_checkpoint(tmp_path / "last.pth", checkpoint())
     assert os.listdir(tmp_path) == []

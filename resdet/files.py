@@ -1,0 +1,79 @@
+"""Files: written whole or not at all, hashed, and where what is computed once is kept between runs."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[IO[bytes]]:
+    """A file beside ``path`` to write into, which takes its place at the end; after an error the old one stays.
+
+    The folder is made where it is missing.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(beside, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def sha256(path: str | Path) -> str:
+    """The SHA-256 of a file, 64 hexadecimal digits."""
+    with open(path, "rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def cache_folder() -> Path:
+    """Where decoded images and parsed annotations are kept: ``RESDET_CACHE``, else ``resdet`` in the user's cache."""
+    if own := os.environ.get("RESDET_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "resdet"
+
+
+def kept_path(source: str | Path, what: str) -> Path:
+    """The place in the cache of what was made of a file or folder."""
+    place = os.path.abspath(source)
+    digest = hashlib.sha256(os.fsencode(place)).hexdigest()[:12]
+    return cache_folder() / f"{Path(place).name}.{digest}.{what}.npz"
+
+
+def keep_arrays(path: Path, fingerprint: str, arrays: Mapping[str, np.ndarray]) -> None:
+    """Keep arrays for :func:`kept_arrays`; where nothing can be written, say so and go on."""
+    try:
+        with replacing(path) as file:
+            np.savez(file, **arrays, fingerprint=np.array(fingerprint))
+    except OSError as error:
+        logger.info("%s is not kept: %s", path, error)
+
+
+def kept_arrays(path: Path, fingerprint: str) -> dict[str, np.ndarray] | None:
+    """Arrays that were kept with the same fingerprint; None where there are none, or others, or damaged ones."""
+    try:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as kept:
+            if str(kept["fingerprint"]) != fingerprint:
+                return None
+            return {name: kept[name] for name in kept.files if name != "fingerprint"}
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):
+        return None
