@@ -35,7 +35,8 @@ def convolve(x: Tensor, conv: nn.Conv2d, weight: Tensor | None = None, bias: Ten
         weight: in place of its own, with the bias; None: its own.
         bias: likewise.
     """
-    if weight is None:
+    own = weight is None
+    if own:
         weight, bias = conv.weight, conv.bias
     fits = (
         type(conv) is nn.Conv2d
@@ -43,10 +44,11 @@ def convolve(x: Tensor, conv: nn.Conv2d, weight: Tensor | None = None, bias: Ten
         and (conv.kernel_size, conv.padding) in (((3, 3), (1, 1)), ((1, 1), (0, 0)))
         and (conv.dilation, conv.groups) == ((1, 1), 1)
         and conv.stride in ((1, 1), (2, 2))
+        and not (own and (conv._forward_hooks or conv._forward_pre_hooks))  # whoever watches it sees it called
     )
     if fits and _is_plain(x, weight) and is_faster(x.shape, weight.shape):
         return _Convolution.apply(x, weight, bias, conv.stride[0])
-    return conv._conv_forward(x, weight, bias)
+    return conv(x) if own else conv._conv_forward(x, weight, bias)
 
 
 def _is_plain(x: Tensor, weight: Tensor) -> bool:

@@ -71,6 +71,13 @@ def test_other_weights_than_its_own(always):
     torch.testing.assert_close(scale.grad, wanted)
 
 
+def test_hooks_are_called(always):
+    conv, seen = nn.Conv2d(2, 3, 3, padding=1), []
+    conv.register_forward_hook(lambda *_: seen.append(1))
+    convolve(torch.randn(1, 2, 4, 4), conv).sum().backward()
+    assert seen == [1] and not always
+
+
 def test_second_derivatives(always):
     torch.manual_seed(0)
     conv, x = nn.Conv2d(2, 3, 3, padding=1), torch.randn(1, 2, 4, 4, requires_grad=True)
