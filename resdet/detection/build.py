@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
 from torch import nn
@@ -18,7 +19,7 @@ from resdet.detection.anchors import Anchors
 from resdet.detection.faster_rcnn import FasterRCNN, LastLevel, Suppression
 from resdet.detection.pooling import RoIPooling
 from resdet.detection.preprocess import Preprocess, Rounding
-from resdet.detection.roi_head import ClassifierEmbedding, Conv5Embedding, RoIHead, TwoLayerEmbedding
+from resdet.detection.roi_head import ClassifierEmbedding, Conv5Embedding, ConvEmbedding, RoIHead, TwoLayerEmbedding
 from resdet.detection.rpn import RPN, Cut
 from resdet.errors import InputError
 
@@ -126,8 +127,12 @@ def faster_rcnn_fpn(
     checkpoint: bool = False,
     anchor_sizes: Sequence[float] = (32, 64, 128, 256, 512),
     rounded_anchors: bool = True,
+    inferred_strides: bool = False,
     pyramid_channels: int = 256,
     head_width: int = 1024,
+    rpn_convs: int = 1,
+    head_convs: int = 0,
+    batchnorm: bool = False,
     half_pixel: bool = True,
     align_samples: int = 2,
     box_beta: float = 0.0,
@@ -145,7 +150,7 @@ def faster_rcnn_fpn(
         num_classes: K, without background.
         init: weights of the backbone: a file, ``"pretrained"`` (timm/ and torchvision/ names) or None.
         frozen_stages: 1 freezes the stem, 2 also conv2_x, ...
-        frozen_batchnorm: BN as a constant affine map; without pre-trained weights it has to learn.
+        frozen_batchnorm: BN of the backbone as a constant affine map; without pre-trained weights it has to learn.
         class_agnostic: one box per region instead of one per class.
         context: classify each region beside its whole image (appendix B).
         shorter_side: of the input, in pixels; one of several is drawn for each training batch.
@@ -156,12 +161,14 @@ def faster_rcnn_fpn(
         checkpoint: keep only the inputs of the blocks for the backward pass: a third slower, for less memory.
         anchor_sizes: one side in input pixels for each of P2 ... P6.
         rounded_anchors: to whole pixels, as in torchvision; detectron2 and mmdetection do not.
+        inferred_strides: anchors stand as far apart as in torchvision (:class:`resdet.detection.anchors.Anchors`).
         pyramid_channels: width of the pyramid.
-        head_width: width of the head's two layers.
-        half_pixel: align pixels and cells by their centres in RoIAlign, as detectron2 and mmdetection; torchvision does
-            not.
-        align_samples: points per bin and axis of RoIAlign; 0 takes as many as the bin is wide, as detectron2 and
-            mmdetection.
+        head_width: width of the box head's fully connected layers.
+        rpn_convs: 3x3 convolutions of the RPN.
+        head_convs: 3x3 convolutions of the box head, before one fully connected layer; 0: two such layers and no more.
+        batchnorm: BN after the convolutions of pyramid and box head; it learns, whatever ``frozen_batchnorm`` says.
+        half_pixel: align pixels and cells by their centres in RoIAlign, as all but torchvision.
+        align_samples: points per bin and axis; 0 takes as many as the bin is wide, as all but torchvision.
         box_beta: of smooth L1 in both stages; 0 is plain L1, as detectron2 and mmdetection; torchvision has 1/9.
         rois_per_image: the detector's mini-batch.
         train_proposals: boxes per level before the NMS of the RPN, and per image after it, in training.
@@ -172,21 +179,24 @@ def faster_rcnn_fpn(
     """
     net = _residual_net(backbone, init, frozen_batchnorm, checkpoint=checkpoint)
     trunk = freeze_stages(Trunk(net, last=5), frozen_stages)
-    fpn = FPN(trunk.channels, pyramid_channels, strides=trunk.strides)
+    sizes = [(size,) for size in anchor_sizes]
+    fpn = FPN(trunk.channels, pyramid_channels, strides=trunk.strides, batchnorm=batchnorm)
+    embedding = partial(ConvEmbedding, convs=head_convs, batchnorm=batchnorm) if head_convs else TwoLayerEmbedding
     return FasterRCNN(
         Preprocess(shorter_side, longer_side, antialias=antialias, rounding=rounding, multiple=multiple),
         trunk,
         fpn,
         RPN(
             pyramid_channels,
-            Anchors([(size,) for size in anchor_sizes], fpn.strides, rounded=rounded_anchors),
+            Anchors(sizes, fpn.strides, rounded=rounded_anchors, inferred_strides=inferred_strides),
             train_cut=Cut(*train_proposals),
             test_cut=Cut(*test_proposals),
             beta=box_beta,
+            convs=rpn_convs,
         ),
         RoIHead(
             RoIPooling(7, fpn.strides[:-1], half_pixel=half_pixel, samples=align_samples),
-            TwoLayerEmbedding(pyramid_channels, 7, width=head_width),
+            embedding(pyramid_channels, 7, width=head_width),
             num_classes=num_classes,
             class_agnostic=class_agnostic,
             context=context,
@@ -221,8 +231,6 @@ def faster_rcnn_vgg16(
     max_per_image: int = 100,
 ) -> FasterRCNN:
     """The baseline of appendix A (Ren 2015): conv1_1 ... conv5_3 of VGG-16 shared, fc6 and fc7 on each pooled region.
-
-    Its settings are those of :func:`faster_rcnn_c4`, and so are most of its arguments.
 
     Args:
         backbone: ``vgg16`` or ``vgg16-bn``.
