@@ -208,16 +208,15 @@ def backbone_name(state: Mapping[str, Tensor], *, stride_on: StrideOn, source: s
         source: for messages.
 
     Raises:
-        InputError: there is none.
+        InputError: there is none, or none with that stride.
     """
     convs = {k: v.shape for k, v in state.items() if v.dim() == 4}
     for name in TRUNKS:
         if _conv_shapes(BACKBONES[name].builder) == convs:
-            if stride_on == "3x3" or "layer1.0.conv3.weight" not in convs:  # basic blocks stride in one way only
-                return name
-            if f"{name}-1x1" in BACKBONES:
-                return f"{name}-1x1"
-            raise InputError(source, found=f"{name} with its stride on the first 1x1", needed="--stride-on 3x3")
+            if stride_on == "1x1" and is_grouped(state):
+                raise InputError(source, found=f"{name} with its stride on the first 1x1", needed="--stride-on 3x3")
+            caffe = f"{name}-1x1"
+            return caffe if stride_on == "1x1" and caffe in BACKBONES else name  # basic blocks stride in one way only
     counts = [sum(bool(re.fullmatch(rf"layer{n}\.\d+\.conv1\.weight", k)) for k in convs) for n in range(1, 5)]
     stem = list(convs.get("conv1.weight", ()))
     found = f"a trunk of {'+'.join(map(str, counts))} blocks, conv1 {stem}, that is none of our backbones"
