@@ -33,14 +33,20 @@ class Random:
         return torch.randn(shape, generator=self.generator) * (2 / torch.Size(shape[1:]).numel()) ** 0.5
 
 
-def residual_convs(depths: Sequence[int], widths: Sequence[int]) -> Iterator[tuple[int, int, str, Shape]]:
-    """(stage 2..5, block, "1", "2", "3" or "shortcut", shape) of every convolution but the stem."""
+def residual_convs(
+    depths: Sequence[int], widths: Sequence[int], groups: tuple[int, int] = (1, 64)
+) -> Iterator[tuple[int, int, str, Shape]]:
+    """(stage 2..5, block, "1", "2", "3" or "shortcut", shape) of every convolution but the stem.
+
+    ``groups``: their number, and the width of one where a block's is 64.
+    """
     inputs = widths[0]
     for stage, (depth, width) in enumerate(zip(depths, widths, strict=False), start=2):
+        one = width * groups[1] // 64
         for block in range(depth):
-            yield stage, block, "1", (width, inputs, 1, 1)
-            yield stage, block, "2", (width, width, 3, 3)
-            yield stage, block, "3", (4 * width, width, 1, 1)
+            yield stage, block, "1", (one * groups[0], inputs, 1, 1)
+            yield stage, block, "2", (one * groups[0], one, 3, 3)
+            yield stage, block, "3", (4 * width, one * groups[0], 1, 1)
             if block == 0:
                 yield stage, block, "shortcut", (4 * width, inputs, 1, 1)
             inputs = 4 * width
@@ -58,6 +64,7 @@ def detectron2(
     *,
     depths: Sequence[int] = DEPTHS[50],
     widths: Sequence[int] = WIDTHS,
+    groups: tuple[int, int] = (1, 64),
     classes: int = 80,
     agnostic: bool = False,
     per_cell: int | None = None,
@@ -81,7 +88,7 @@ def detectron2(
         add(f"{prefix}.bias", shape[0])
 
     conv_norm(f"{trunk}stem.conv1", (widths[0], 3, 7, 7))
-    for stage, block, place, shape in residual_convs(depths, widths):
+    for stage, block, place, shape in residual_convs(depths, widths, groups):
         where = trunk if pyramid or stage < 5 else "roi_heads."
         conv_norm(f"{where}res{stage}.{block}." + (place if place == "shortcut" else f"conv{place}"), shape)
     channels = pyramid_width if pyramid else 4 * widths[2]
@@ -153,12 +160,17 @@ def mmdetection(
 
 
 def caffe2(
-    *, depths: Sequence[int] = DEPTHS[50], widths: Sequence[int] = WIDTHS, classes: int = 1000, make: Make = hollow
+    *,
+    depths: Sequence[int] = DEPTHS[50],
+    widths: Sequence[int] = WIDTHS,
+    groups: tuple[int, int] = (1, 64),
+    classes: int = 1000,
+    make: Make = hollow,
 ) -> dict[str, Tensor]:
     """An ImageNet net of Detectron: BN folded to scale (``_s``) and shift (``_b``), and conv1's idle bias."""
     state = {"conv1_w": make("conv1_w", (widths[0], 3, 7, 7)), "conv1_b": make("conv1_b", (widths[0],))}
     state |= norm(make, "res_conv1_bn_", widths[0], ("s", "b"))
-    for stage, block, place, shape in residual_convs(depths, widths):
+    for stage, block, place, shape in residual_convs(depths, widths, groups):
         branch = "1" if place == "shortcut" else "2" + "abc"[int(place) - 1]
         prefix = f"res{stage}_{block}_branch{branch}_"
         state[f"{prefix}w"] = make(f"{prefix}w", shape)

@@ -60,27 +60,38 @@ class Bottleneck(nn.Module):
 
     Args:
         in_channels: channels of the input.
-        width: channels of the 3x3; the output has ``expansion`` times as many.
+        width: the output has ``expansion`` times as many channels, the 3x3 as many unless it has groups.
         stride: of the block.
         stride_on: the convolution that strides: ``"3x3"`` (today's "v1.5": torchvision, timm) or the first ``"1x1"``
             (the paper's own nets, "Caffe style"). The weights of one give wrong answers in the other without an error.
         shortcut: a name of :data:`resdet.backbones.shortcuts.SHORTCUTS`.
+        groups: of the 3x3 (Xie et al. 2017, "Aggregated residual transformations", ResNeXt): 32 in ``32x8d``.
+        width_per_group: of the 3x3 in a block of width 64, in proportion in the wider ones: 8 in ``32x8d``.
     """
 
     expansion = 4
     folded = False  # as in BasicBlock
 
     def __init__(
-        self, in_channels: int, width: int, *, stride: int = 1, stride_on: StrideOn = "3x3", shortcut: str = "B"
+        self,
+        in_channels: int,
+        width: int,
+        *,
+        stride: int = 1,
+        stride_on: StrideOn = "3x3",
+        shortcut: str = "B",
+        groups: int = 1,
+        width_per_group: int = 64,
     ) -> None:
         super().__init__()
         if stride_on not in get_args(StrideOn):
             raise InputError("Bottleneck(stride_on=...)", found=repr(stride_on), needed="'3x3' or '1x1'")
-        self.conv1 = conv(in_channels, width, 1, stride=stride if stride_on == "1x1" else 1)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = conv(width, width, 3, stride=stride if stride_on == "3x3" else 1)
-        self.bn2 = nn.BatchNorm2d(width)
-        self.conv3 = conv(width, width * self.expansion, 1)
+        inner = width * width_per_group // 64 * groups
+        self.conv1 = conv(in_channels, inner, 1, stride=stride if stride_on == "1x1" else 1)
+        self.bn1 = nn.BatchNorm2d(inner)
+        self.conv2 = conv(inner, inner, 3, stride=stride if stride_on == "3x3" else 1, groups=groups)
+        self.bn2 = nn.BatchNorm2d(inner)
+        self.conv3 = conv(inner, width * self.expansion, 1)
         self.bn3 = nn.BatchNorm2d(width * self.expansion)
         _add_shortcut(self, shortcut, in_channels, width * self.expansion, stride=stride)
 

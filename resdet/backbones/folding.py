@@ -40,7 +40,7 @@ def conv_relu(x: Tensor, conv: nn.Module, norm: nn.Module | None = None, *, add:
 
 @torch.no_grad()
 def fold_batchnorm(module: nn.Module) -> nn.Module:
-    """Fold every :class:`FrozenBatchNorm` that follows a convolution, wherever in a post-activation net.
+    """Fold every BN that follows a convolution, wherever in a post-activation net, with its running statistics.
 
     Pairs are found as our nets, torchvision's and timm's name them: ``conv1`` and ``bn1``, ``conv2`` and ``bn2`` ...,
     and neighbours in an ``nn.Sequential``. A norm that does not follow a convolution stays.
@@ -54,7 +54,7 @@ def fold_batchnorm(module: nn.Module) -> nn.Module:
     for parent in list(module.modules()):
         for conv, norm in _pairs(parent):
             first, second = getattr(parent, conv), getattr(parent, norm)
-            if isinstance(first, nn.Conv2d) and isinstance(second, FrozenBatchNorm):
+            if isinstance(first, nn.Conv2d) and _is_affine(second):
                 weight, bias = _folded(first, second)
                 first.weight.copy_(weight)
                 first.bias = nn.Parameter(bias, requires_grad=False)
@@ -72,7 +72,13 @@ def _pairs(parent: nn.Module) -> list[tuple[str, str]]:
     return [pair for pair in pairs if names.index(pair[0]) < names.index(pair[1])]  # pre-activation: the norm is before
 
 
-def _folded(conv: nn.Conv2d, norm: FrozenBatchNorm) -> tuple[Tensor, Tensor]:
+def _is_affine(norm: nn.Module) -> bool:
+    """Whether it is, at inference, one factor and one shift for each channel, and nothing else."""
+    learned = type(norm) in (nn.BatchNorm2d, nn.SyncBatchNorm) and norm.affine and norm.track_running_stats
+    return learned or isinstance(norm, FrozenBatchNorm)
+
+
+def _folded(conv: nn.Conv2d, norm: FrozenBatchNorm | nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """Weight and bias of both together."""
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
     shift = norm.bias - norm.running_mean * scale

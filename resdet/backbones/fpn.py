@@ -20,21 +20,30 @@ class FPN(nn.Module):
         in_channels: of the maps, finest first.
         width: channels of every level (256 in the paper).
         strides: of the maps, finest first, in input pixels.
+        batchnorm: after each of the convolutions, as torchvision's second version has it; the paper has none.
 
     Attributes:
         channels: of P2 .. P6.
         strides: of P2 .. P6, in input pixels.
     """
 
-    def __init__(self, in_channels: Sequence[int], width: int = 256, *, strides: Sequence[int]) -> None:
+    def __init__(
+        self, in_channels: Sequence[int], width: int = 256, *, strides: Sequence[int], batchnorm: bool = False
+    ) -> None:
         super().__init__()
-        self.lateral = nn.ModuleList(nn.Conv2d(channels, width, 1) for channels in in_channels)
-        self.output = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in in_channels)
+        laterals = [nn.Conv2d(channels, width, 1, bias=not batchnorm) for channels in in_channels]
+        outputs = [nn.Conv2d(width, width, 3, padding=1, bias=not batchnorm) for _ in in_channels]
+        for conv in (*laterals, *outputs):
+            nn.init.kaiming_uniform_(conv.weight, a=1)  # Caffe2's XavierFill, which every FPN since has kept
+            if conv.bias is not None:
+                nn.init.zeros_(conv.bias)
+        if batchnorm:
+            laterals, outputs = (
+                [nn.Sequential(conv, nn.BatchNorm2d(width)) for conv in convs] for convs in (laterals, outputs)
+            )
+        self.lateral, self.output = nn.ModuleList(laterals), nn.ModuleList(outputs)
         self.strides = (*strides, 2 * strides[-1])
         self.channels = (width,) * len(self.strides)
-        for conv in (*self.lateral, *self.output):
-            nn.init.kaiming_uniform_(conv.weight, a=1)  # Caffe2's XavierFill, which every FPN since has kept
-            nn.init.zeros_(conv.bias)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """Maps (N, in_channels[i], H_i, W_i) -> levels (N, width, H_i, W_i), then P6 at half of P5, rounded up."""

@@ -2,8 +2,9 @@
 
 Names: ``resnet18`` .. ``resnet152`` stride on the 3x3 convolution ("v1.5"); ``resnet50-1x1``, ``resnet101-1x1`` and
 ``resnet152-1x1`` on the first 1x1, as the paper's own ("Caffe style") nets do. ``-A`` and ``-C`` are their other
-shortcuts, ``plain18`` and ``plain34`` have none, ``cifar-...`` is told in :mod:`resdet.backbones.resnet_cifar`, and
-``vgg16`` and ``vgg16-bn`` are no residual nets at all (:mod:`resdet.backbones.vgg`).
+shortcuts, ``plain18`` and ``plain34`` have none, ``resnext101_32x8d`` and its like have 3x3 convolutions in groups,
+``cifar-...`` is told in :mod:`resdet.backbones.resnet_cifar`, and ``vgg16`` and ``vgg16-bn`` are no residual nets at
+all (:mod:`resdet.backbones.vgg`).
 ``timm/<model>`` and ``torchvision/<model>`` are those libraries' nets::
 
     net = BACKBONES.build("resnet50", num_classes=20)
@@ -35,6 +36,7 @@ from resdet.backbones.resnet import (
     resnet50,
     resnet101,
     resnet152,
+    resnext,
     zero_init_residual,
 )
 from resdet.backbones.stochastic_depth import stochastic_depth
@@ -260,6 +262,23 @@ for _name, _builder, _parameters, _multiply_adds in (
         multiply_adds=_multiply_adds,
         paper_row=f"{_depth}-layer" if _depth < 200 else None,
         weights=() if not _name.removeprefix("resnet").isdigit() else (f"torchvision/{_name}", f"timm/{_name}"),
+    )
+    BACKBONES.add(_name, _entry)
+
+for _name, _depths, _numbers, _parameters, _multiply_adds in (
+    ("resnext50_32x4d", (3, 4, 6, 3), (32, 4), 25_028_904, 4_230_479_872),
+    ("resnext101_32x4d", (3, 4, 23, 3), (32, 4), 44_177_704, 7_969_996_800),
+    ("resnext101_32x8d", (3, 4, 23, 3), (32, 8), 88_791_336, 16_414_015_488),
+    ("resnext101_64x4d", (3, 4, 23, 3), (64, 4), 83_455_272, 15_460_270_080),
+):
+    _builder = partial(resnext, _depths, groups=_numbers[0], width_per_group=_numbers[1])
+    _libraries = ("timm",) if _name == "resnext101_32x4d" else ("torchvision", "timm")
+    _entry = Backbone(
+        _builder,
+        channels=tuple(width * Bottleneck.expansion for width in WIDTHS),
+        parameters=_parameters,
+        multiply_adds=_multiply_adds,
+        weights=tuple(f"{library}/{_name}" for library in _libraries),
     )
     BACKBONES.add(_name, _entry)
 

@@ -230,6 +230,12 @@ def resnet152(num_classes: int = 1000, *, stride_on: StrideOn = "3x3", shortcut:
     return _bottlenecks((3, 8, 36, 3), num_classes, stride_on=stride_on, shortcut=shortcut)
 
 
+def resnext(depths: Sequence[int], num_classes: int = 1000, *, groups: int, width_per_group: int) -> ResNet:
+    """Bottlenecks whose 3x3 convolution is in groups (Xie et al. 2017): "32x8d" is 32 groups, 8 wide in conv2_x."""
+    block = partial(Bottleneck, groups=groups, width_per_group=width_per_group)
+    return ResNet(block, depths, num_classes=num_classes, expansion=Bottleneck.expansion)
+
+
 def preresnet200(num_classes: int = 1000) -> ResidualNet:
     """200 layers of pre-activation bottlenecks (He et al. 2016, section 5)."""
     stages = imagenet_stages(PreBottleneck, (3, 24, 36, 3), expansion=PreBottleneck.expansion)

@@ -34,9 +34,10 @@ GATES = {"exclusive-gate": (1, -6.0), "shortcut-gate": (1, -6.0), "highway": (3,
 """(kernel, initial bias) of gates: the best bias of He et al. 2016, Table 1; Highway's section 2.2 names -1 and -3."""
 
 
-def conv(in_channels: int, out_channels: int, kernel: int, *, stride: int = 1) -> nn.Conv2d:
+def conv(in_channels: int, out_channels: int, kernel: int, *, stride: int = 1, groups: int = 1) -> nn.Conv2d:
     """A convolution as the paper's nets use it: "same" padding, no bias (BN follows)."""
-    return nn.Conv2d(in_channels, out_channels, kernel, stride=stride, padding=kernel // 2, bias=False)
+    padding = kernel // 2
+    return nn.Conv2d(in_channels, out_channels, kernel, stride=stride, padding=padding, groups=groups, bias=False)
 
 
 def shortcut(kind: str, in_channels: int, out_channels: int, *, stride: int, batchnorm: bool = True) -> nn.Module:

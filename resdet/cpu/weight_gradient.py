@@ -26,16 +26,18 @@ CELLS = 1 << 16
 """Cells of the maps that are unfolded at a time, at least one image's, so that the copies take little memory."""
 
 
-def convolve(x: Tensor, conv: nn.Conv2d, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+def convolve(x: Tensor, conv: nn.Module, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
     """``conv(x)``, with a faster weight gradient where :func:`is_faster` says so.
 
     Args:
         x: (N, C, H, W).
-        conv: the convolution.
+        conv: the convolution; anything else is just called.
         weight: in place of its own, with the bias; None: its own.
         bias: likewise.
     """
     own = weight is None
+    if own and type(conv) is not nn.Conv2d:
+        return conv(x)
     if own:
         weight, bias = conv.weight, conv.bias
     fits = (

@@ -21,7 +21,7 @@ from resdet.detection.faster_rcnn import FasterRCNN, LastLevel, Suppression
 from resdet.detection.losses import SMOOTH_L1_BETA
 from resdet.detection.pooling import RoIPooling
 from resdet.detection.preprocess import Preprocess
-from resdet.detection.roi_head import ClassifierEmbedding, Conv5Embedding, RoIHead, TwoLayerEmbedding
+from resdet.detection.roi_head import ClassifierEmbedding, Conv5Embedding, ConvEmbedding, RoIHead, TwoLayerEmbedding
 from resdet.detection.rpn import RPN, Cut
 from resdet.detection.settings import (
     BackboneSettings,
@@ -80,10 +80,15 @@ def faster_rcnn_fpn(settings: PyramidSettings) -> FasterRCNN:
     """
     trunk = freeze_stages(Trunk(_residual_net(settings), last=5), settings.frozen_stages)
     channels = settings.pyramid_channels
-    fpn = FPN(trunk.channels, channels, strides=trunk.strides)
-    anchors = Anchors([(size,) for size in settings.anchor_sizes], fpn.strides, rounded=settings.rounded_anchors)
-    rpn = _rpn(channels, anchors, settings, beta=settings.box_beta)
-    embedding = TwoLayerEmbedding(channels, 7, width=settings.head_width)
+    fpn = FPN(trunk.channels, channels, strides=trunk.strides, batchnorm=settings.batchnorm)
+    how = {"rounded": settings.rounded_anchors, "inferred_strides": settings.inferred_strides}
+    anchors = Anchors([(size,) for size in settings.anchor_sizes], fpn.strides, **how)
+    rpn = _rpn(channels, anchors, settings, beta=settings.box_beta, convs=settings.rpn_convs)
+    width, convs = settings.head_width, settings.head_convs
+    if convs:
+        embedding = ConvEmbedding(channels, 7, width=width, convs=convs, batchnorm=settings.batchnorm)
+    else:
+        embedding = TwoLayerEmbedding(channels, 7, width=width)
     return FasterRCNN(
         _preprocess(settings),
         trunk,
@@ -152,9 +157,11 @@ def _preprocess(settings: InputSettings) -> Preprocess:
     return Preprocess(settings.shorter_side, settings.longer_side, **how)
 
 
-def _rpn(channels: int, anchors: Anchors, settings: RPNSettings, *, beta: float = SMOOTH_L1_BETA) -> RPN:
+def _rpn(
+    channels: int, anchors: Anchors, settings: RPNSettings, *, beta: float = SMOOTH_L1_BETA, convs: int = 1
+) -> RPN:
     cuts = {"train_cut": Cut(*settings.train_proposals), "test_cut": Cut(*settings.test_proposals)}
-    return RPN(channels, anchors, beta=beta, **cuts)
+    return RPN(channels, anchors, beta=beta, convs=convs, **cuts)
 
 
 def _pooling(side: int, strides: Sequence[int], settings: RoIHeadSettings, *, every: int = 1) -> RoIPooling:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from resdet.detection.convert_mmdetection import from_mmdetection
 from resdet.detection.convert_state import (
     EPSILON,
     LEAF,
+    NORM,
     SETTINGS,
     TRUNK,
     Converted,
@@ -38,10 +40,15 @@ TORCHVISION: Renames = (
     (rf"backbone\.body\.{TRUNK}", r"backbone.\1"),
     (rf"backbone\.fpn\.inner_blocks\.(\d)(?:\.0)?\.{LEAF}", r"neck.lateral.\1.\2"),
     (rf"backbone\.fpn\.layer_blocks\.(\d)(?:\.0)?\.{LEAF}", r"neck.output.\1.\2"),
+    (rf"backbone\.fpn\.inner_blocks\.(\d)\.1\.{NORM}", r"neck.lateral.\1.1.\2"),
+    (rf"backbone\.fpn\.layer_blocks\.(\d)\.1\.{NORM}", r"neck.output.\1.1.\2"),
     (rf"rpn\.head\.conv(?:\.0\.0)?\.{LEAF}", r"rpn.head.conv.\1"),
+    *((rf"rpn\.head\.conv\.{n}\.0\.{LEAF}", rf"rpn.head.deeper.{n - 1}.\1") for n in range(1, 10)),
     (rf"rpn\.head\.cls_logits\.{LEAF}", r"rpn.head.objectness.\1"),
     (rf"rpn\.head\.bbox_pred\.{LEAF}", r"rpn.head.deltas.\1"),
     (rf"roi_heads\.box_head\.(fc6|fc7)\.{LEAF}", r"roi_head.embedding.\1.\2"),
+    (rf"roi_heads\.box_head\.(\d+)\.([01])\.{NORM}", r"roi_head.embedding.convs.\1.\2.\3"),
+    (rf"roi_heads\.box_head\.\d+\.{LEAF}", r"roi_head.embedding.fc6.\1"),
     (rf"roi_heads\.box_predictor\.cls_score\.{LEAF}", r"roi_head.class_logits.\1"),
     (rf"roi_heads\.box_predictor\.bbox_pred\.{LEAF}", r"roi_head.box_deltas.\1"),
 )
@@ -71,7 +78,9 @@ def convert(foreign: Foreign) -> Converted:
 
 
 def from_torchvision(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of torchvision's ``fasterrcnn_resnet50_fpn``, or of the like on another ResNet, for ``faster_rcnn_fpn``.
+    """Weights of torchvision's ``fasterrcnn_resnet50_fpn``, its ``_v2``, or the like on another ResNet.
+
+    They are for ``faster_rcnn_fpn``, the second version's with ``rpn_convs=2, head_convs=4, batchnorm=True``.
 
     Same numbers as torchvision's need ``half_pixel=False`` and, in training, ``box_beta=1/9``. Its published
     ``COCO_V1`` file was made with a BN epsilon of 0, where nets of both libraries otherwise have 1e-5
@@ -101,7 +110,7 @@ def from_torchvision_file(foreign: Foreign) -> Converted:
     notes = [
         "RGB pixels and stride on the 3x3 convolution, as ours",
         f"BN epsilon {eps:g}" + ("" if eps == EPSILON else f": folded into its scales, for ours of {EPSILON:g}"),
-        "anchors 32, 64, 128, 256, 512, rounded; RoIAlign without half-pixel centres, 2x2 samples",
+        "anchors 32, 64, 128, 256, 512, rounded, their strides inferred; RoIAlign without half-pixel centres, 2x2",
         "background first: moved last, its box dropped",
     ]
     shapes = size_arguments(state, pyramid=True, source=foreign.source)
@@ -109,14 +118,22 @@ def from_torchvision_file(foreign: Foreign) -> Converted:
         state = _without_holes(state)
         shapes["num_classes"] = len(COCO_CATEGORY_IDS)
         notes.append(f"{COCO_OUTPUTS} outputs, one for each category id: the rows of the 80 that exist are taken")
+    parts = _parts(state)
+    notes.append(
+        f"{parts['rpn_convs']} convolutions in the RPN, {parts['head_convs']} in the box head, BN "
+        f"{'in pyramid and box head' if parts['batchnorm'] else 'in the backbone alone'}, which "
+        f"{'is constant' if parts['frozen_batchnorm'] else 'learns'} in training"
+    )
     arguments = {
         **SETTINGS,
         **shapes,
         "backbone": backbone_name(split_backbone(state), stride_on="3x3", source=foreign.source),
         "anchor_sizes": [32.0, 64.0, 128.0, 256.0, 512.0],
         "rounded_anchors": True,
+        "inferred_strides": True,
         "half_pixel": False,
         "align_samples": 2,
+        **parts,
         "box_beta": 1 / 9,
         "train_proposals": (2000, 2000),
         "test_proposals": (1000, 1000),
@@ -125,8 +142,24 @@ def from_torchvision_file(foreign: Foreign) -> Converted:
     return Converted(kind, "faster_rcnn_fpn", arguments, fold_batchnorm(state, eps), notes)
 
 
+def _parts(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The builder's arguments that tell torchvision's two versions apart."""
+
+    def number(layer: str) -> int:
+        return sum(bool(re.fullmatch(rf"{layer}\.weight", key)) for key in state)
+
+    return {
+        "frozen_batchnorm": "backbone.bn1.num_batches_tracked" not in state,  # its frozen layers count no batches
+        "rpn_convs": 1 + number(r"rpn\.head\.deeper\.\d"),
+        "head_convs": number(r"roi_head\.embedding\.convs\.\d+\.0"),
+        "batchnorm": "neck.lateral.0.1.weight" in state,
+    }
+
+
 def _background_last(foreign: Foreign) -> dict[str, Tensor]:
     ours = rename(foreign, TORCHVISION, kind="torchvision's Faster R-CNN FPN")
+    if "neck.lateral.0.1.weight" in ours:  # two layers where there was one
+        ours = {re.sub(r"^(neck\.(?:lateral|output)\.\d)(?=\.weight$)", r"\1.0", k): v for k, v in ours.items()}
     for key, value in ours.items():
         if key.startswith("roi_head.class_logits."):
             ours[key] = value.roll(-1, dims=0)  # background from first to last

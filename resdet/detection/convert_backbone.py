@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 
 from resdet.detection.convert_state import (
+    NORM,
     SWITCHES,
     TRUNK,
     Channels,
@@ -19,6 +20,7 @@ from resdet.detection.convert_state import (
     backbone_name,
     fold_batchnorm,
     fold_pixels,
+    is_grouped,
     rename,
     usual_pixels,
 )
@@ -47,11 +49,10 @@ CAFFE2: Renames = (
     ),
 )
 
-_BN = r"(weight|bias|running_mean|running_var|num_batches_tracked)"
 _BLOCK = r"([a-z]\d*)"
 CAFFE: Renames = (
     (r"conv1\.(weight|bias)", r"conv1.\1"),
-    (rf"(?:bn|scale)_conv1\.{_BN}", r"bn1.\1"),
+    (rf"(?:bn|scale)_conv1\.{NORM}", r"bn1.\1"),
     (r"fc1000\.(weight|bias)", r"fc.\1"),
     *(
         (rf"{layer}{stage}{_BLOCK}_branch{branch}\.{leaf}", rf"layer{stage - 1}.\1.{place}.\2")
@@ -60,7 +61,7 @@ CAFFE: Renames = (
             ("1", "downsample.0", "downsample.1"),
             *((f"2{letter}", f"conv{n}", f"bn{n}") for n, letter in enumerate("abc", start=1)),
         )
-        for layer, leaf, place in (("res", r"(weight|bias)", conv), ("(?:bn|scale)", _BN, bn))
+        for layer, leaf, place in (("res", r"(weight|bias)", conv), ("(?:bn|scale)", NORM, bn))
     ),
 )
 """Blocks keep Caffe's names here: a, b, c, ... in short stages; a, b1, b2, ... in long ones."""
@@ -89,12 +90,12 @@ def from_resnet(foreign: Foreign) -> Converted:
 def _backbone(
     foreign: Foreign, renames: Renames, kind: str, *, usual: tuple[Channels | None, StrideOn | None]
 ) -> Converted:
-    said = foreign.agree(None, None)
+    state = {_numbered(key): value for key, value in rename(foreign, renames, kind=kind).items()}
+    said = foreign.agree(None, "3x3" if is_grouped(state) else None)
     channels, stride_on = (one or other for one, other in zip(said, usual, strict=True))
     if not channels or not stride_on:
         found = "a ResNet whose pixel format and stride no key tells"
         raise InputError(foreign.source, found=found, needed=SWITCHES)
-    state = {_numbered(key): value for key, value in rename(foreign, renames, kind=kind).items()}
     state = fold_batchnorm(state, *([] if foreign.batchnorm_eps is None else [foreign.batchnorm_eps]))
     bgr = channels == "bgr"
     mean, std = usual_pixels(channels, stride_on)

@@ -23,6 +23,7 @@ from resdet.detection.convert_settings import are_numbers, check_among, check_fi
 from resdet.detection.convert_state import (
     LEAF,
     MEAN_TOLERANCE,
+    NORM,
     SETTINGS,
     Channels,
     Converted,
@@ -33,6 +34,7 @@ from resdet.detection.convert_state import (
     backbone_name,
     fold_batchnorm,
     fold_pixels,
+    is_grouped,
     rename,
     size_arguments,
     split_backbone,
@@ -41,7 +43,6 @@ from resdet.detection.convert_state import (
 from resdet.detection.preprocess import RGB_MEAN
 from resdet.errors import InputError
 
-NORM = r"(weight|bias|running_mean|running_var|num_batches_tracked)"
 CELL_ANCHORS = "proposal_generator.anchor_generator.cell_anchors."
 
 
@@ -131,10 +132,10 @@ def from_detectron2(foreign: Foreign) -> Converted:
             for leaf in ("weight", "bias"):
                 key = f"rpn.head.{layer}.{leaf}"
                 state[key] = ratios_outermost(state[key], len(sizes))
-    mean, std, channels, stride_on, notes = _pixels(foreign, config)
+    trunk = split_backbone(state, conv5=None if pyramid else CONV5)
+    mean, std, channels, stride_on, notes = _pixels(foreign, config, grouped=is_grouped(trunk))
     conv1 = "backbone.conv1.weight"
     state[conv1] = fold_pixels(state[conv1], mean=mean, std=std, bgr=channels == "bgr", source=foreign.source)
-    trunk = split_backbone(state, conv5=None if pyramid else CONV5)
     arguments = {
         **SETTINGS,
         **shapes,
@@ -234,12 +235,12 @@ def _anchor_sizes(foreign: Foreign, config: Mapping, per_cell: int, pyramid: boo
 
 
 def _pixels(
-    foreign: Foreign, config: Mapping
+    foreign: Foreign, config: Mapping, *, grouped: bool
 ) -> tuple[Sequence[float], Sequence[float], Channels, StrideOn, list[str]]:
     """Mean and deviation in the order of the channels, that order, the convolution that strides, and who told it."""
     check_among(config, "INPUT.FORMAT", ("BGR", "RGB"))
     mean, std = (_pixel_numbers(foreign, config, name) for name in ("pixel_mean", "pixel_std"))
-    channels_told, stride_told = setting(config, "INPUT.FORMAT", "").lower(), None
+    channels_told, stride_told = setting(config, "INPUT.FORMAT", "").lower(), "3x3" if grouped else None
     if not channels_told and mean:
         far = [sum(abs(a - b) for a, b in zip(mean, order, strict=True)) for order in (RGB_MEAN[::-1], RGB_MEAN)]
         channels_told = "bgr" if far[0] <= far[1] else "rgb"

@@ -32,14 +32,18 @@ SWITCHES = (
 )
 """For messages."""
 
-TRUNKS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
-"""Nets that others have, too; each that has bottlenecks has a twin ``-1x1`` for the other stride."""
+TRUNKS = (
+    *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
+    *("resnext50_32x4d", "resnext101_32x4d", "resnext101_32x8d", "resnext101_64x4d"),
+)
+"""Nets that others have, too; a ResNet that has bottlenecks has a twin ``-1x1`` for the other stride."""
 
 Renames = Sequence[tuple[str, str | None]]
 """(pattern of a whole key of theirs, our name), tried in order; ``\\1`` is the pattern's first group; None: needs no
 place (a constant that is checked elsewhere, a counter)."""
 
 LEAF = r"(weight|bias)"
+NORM = r"(weight|bias|running_mean|running_var|num_batches_tracked)"
 BLOCK = r"(\d+\.(?:(?:conv|bn)\d|downsample\.[01])\.\w+)"
 """Key of a residual block in torchvision's, timm's, mmdetection's and our names."""
 TRUNK = r"((?:conv1|bn1|layer[1-4]\.\d+\.(?:(?:conv|bn)\d|downsample\.[01]))\.\w+)"
@@ -182,15 +186,14 @@ def fold_batchnorm(state: Mapping[str, Tensor], eps: float = EPSILON) -> dict[st
     Caffe's files may hold, is taken from the mean.
     """
     ours = dict(state)
-    for key in [k for k in state if re.search(r"(^|\.)(bn\d|downsample\.1)\.weight$", k)]:
+    behind = r"(^|\.)(bn\d|(downsample|lateral\.\d|output\.\d|convs\.\d+)\.1)\.weight$"  # BN behind a convolution
+    for key in [k for k in state if re.search(behind, k)]:
         layer, scale = key.removesuffix("weight"), state[key]
         mean = ours.setdefault(f"{layer}running_mean", torch.zeros_like(scale))
         variance = ours.setdefault(f"{layer}running_var", torch.full_like(scale, FROZEN_VARIANCE))
         if eps != EPSILON:
             ours[key] = scale * ((variance + EPSILON) / (variance + eps)).sqrt()
-        bias = ours.pop(
-            re.sub(r"downsample\.1\.$", "downsample.0.", re.sub(r"bn(\d)\.$", r"conv\1.", layer)) + "bias", None
-        )
+        bias = ours.pop(re.sub(r"\.1\.$", ".0.", re.sub(r"bn(\d)\.$", r"conv\1.", layer)) + "bias", None)
         if bias is not None:
             ours[f"{layer}running_mean"] = mean - bias
     return ours
@@ -205,17 +208,25 @@ def backbone_name(state: Mapping[str, Tensor], *, stride_on: StrideOn, source: s
         source: for messages.
 
     Raises:
-        InputError: there is none.
+        InputError: there is none, or none with that stride.
     """
     convs = {k: v.shape for k, v in state.items() if v.dim() == 4}
     for name in TRUNKS:
         if _conv_shapes(BACKBONES[name].builder) == convs:
+            if stride_on == "1x1" and is_grouped(state):
+                raise InputError(source, found=f"{name} with its stride on the first 1x1", needed="--stride-on 3x3")
             caffe = f"{name}-1x1"
             return caffe if stride_on == "1x1" and caffe in BACKBONES else name  # basic blocks stride in one way only
     counts = [sum(bool(re.fullmatch(rf"layer{n}\.\d+\.conv1\.weight", k)) for k in convs) for n in range(1, 5)]
     stem = list(convs.get("conv1.weight", ()))
     found = f"a trunk of {'+'.join(map(str, counts))} blocks, conv1 {stem}, that is none of our backbones"
     raise InputError(source, found=found, needed=f"the convolutions of {', '.join(TRUNKS)}")
+
+
+def is_grouped(state: Mapping[str, Tensor]) -> bool:
+    """Whether the trunk, in our names without a prefix, is a ResNeXt: its authors' nets all stride on the 3x3."""
+    conv2 = state.get("layer1.0.conv2.weight", torch.empty(0))
+    return conv2.dim() == 4 and conv2.shape[1] < conv2.shape[0]
 
 
 @cache
@@ -232,7 +243,7 @@ def size_arguments(state: Mapping[str, Tensor], *, pyramid: bool, source: str) -
     """
     layers = ["rpn.head.objectness", "rpn.head.deltas", "roi_head.class_logits", "roi_head.box_deltas"]
     needed = [f"{layer}.{leaf}" for layer in layers for leaf in ("weight", "bias")] + ["backbone.conv1.weight"]
-    needed += ["neck.lateral.0.bias", "roi_head.embedding.fc6.bias"] if pyramid else []
+    needed += ["rpn.head.conv.bias", "roi_head.embedding.fc6.bias"] if pyramid else []
     missing = [key for key in needed if key not in state or state[key].dim() == 0]
     if missing:
         raise InputError(source, found=f"nothing for {', '.join(missing)} of our net", needed="a whole detector")
@@ -243,7 +254,7 @@ def size_arguments(state: Mapping[str, Tensor], *, pyramid: bool, source: str) -
         raise InputError(source, found=found, needed="K + 1, 4 K or 4 (background last, without a box), A and 4 A")
     arguments = {"num_classes": count, "class_agnostic": deltas == 4 and count > 1}
     if pyramid:
-        arguments["pyramid_channels"] = len(state["neck.lateral.0.bias"])
+        arguments["pyramid_channels"] = len(state["rpn.head.conv.bias"])
         arguments["head_width"] = len(state["roi_head.embedding.fc6.bias"])
     return arguments
 

@@ -10,9 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resdet import boxes as box_ops
+from resdet.backbones.folding import conv_relu
 from resdet.detection.context import concatenate, image_vectors, no_vectors
 from resdet.detection.losses import SMOOTH_L1_BETA, box_loss, class_loss
 from resdet.detection.matching import NEITHER, PaddedTargets, match, sample
+from resdet.errors import InputError
 from resdet.structures import Proposals, ScoredBoxes
 
 
@@ -31,6 +33,35 @@ class TwoLayerEmbedding(nn.Module):
     def forward(self, pooled: Tensor) -> Tensor:
         """(R, C, side, side) to (R, width)."""
         return F.relu(self.fc7(F.relu(self.fc6(pooled.flatten(1)))))
+
+
+class ConvEmbedding(nn.Module):
+    """The head of torchvision's second version: 3x3 convolutions of one width, then one fully connected layer.
+
+    Raises:
+        InputError: fewer than one convolution.
+    """
+
+    def __init__(self, channels: int, side: int, *, width: int = 1024, convs: int, batchnorm: bool) -> None:
+        super().__init__()
+        if convs < 1:
+            raise InputError("convolutions of the box head", found=convs, needed="1 or more; 0 for two linear layers")
+        layers = [nn.Conv2d(channels, channels, 3, padding=1, bias=not batchnorm) for _ in range(convs)]
+        norms = [[nn.BatchNorm2d(channels)] if batchnorm else [] for _ in layers]
+        self.convs = nn.ModuleList(nn.Sequential(conv, *norm) for conv, norm in zip(layers, norms, strict=True))
+        self.fc6 = nn.Linear(channels * side * side, width)
+        self.width = width
+        for layer in layers:
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+        nn.init.kaiming_uniform_(self.fc6.weight, a=1)
+        for layer in (self.fc6, *([] if batchnorm else layers)):
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """(R, C, side, side) to (R, width)."""
+        for layers in self.convs:
+            pooled = conv_relu(pooled, *layers)
+        return F.relu(self.fc6(pooled.flatten(1)))
 
 
 class ClassifierEmbedding(nn.Module):

@@ -13,6 +13,7 @@ from resdet.backbones.folding import conv_relu
 from resdet.detection.anchors import Anchors
 from resdet.detection.losses import SMOOTH_L1_BETA, box_loss, objectness_loss
 from resdet.detection.matching import PaddedTargets, Sample, match, sample
+from resdet.errors import InputError
 from resdet.structures import Proposals
 
 MIN_SIDE = 1e-3
@@ -22,20 +23,29 @@ NMS_BOXES = 40_000
 
 
 class RPNHead(nn.Module):
-    """A 3x3 convolution shared by all levels, then two sibling 1x1 ones."""
+    """3x3 convolutions shared by all levels, one in the paper, then two sibling 1x1 ones.
 
-    def __init__(self, channels: int, anchors_per_cell: int) -> None:
+    Raises:
+        InputError: fewer than one.
+    """
+
+    def __init__(self, channels: int, anchors_per_cell: int, *, convs: int = 1) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        if convs < 1:
+            raise InputError("convolutions of the RPN", found=convs, needed="1 or more")
+        self.conv, *deeper = (nn.Conv2d(channels, channels, 3, padding=1) for _ in range(convs))
+        self.deeper = nn.ModuleList(deeper)
         self.objectness = nn.Conv2d(channels, anchors_per_cell, 1)
         self.deltas = nn.Conv2d(channels, anchors_per_cell * 4, 1)
-        for layer in (self.conv, self.objectness, self.deltas):
+        for layer in (self.conv, *self.deeper, self.objectness, self.deltas):
             nn.init.normal_(layer.weight, std=0.01)  # Ren 2015, section 3.1.3
             nn.init.zeros_(layer.bias)
 
     def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Per level (N, H * W * A) objectness logits and (N, H * W * A, 4) deltas, in the order of the anchors."""
-        shared = [conv_relu(f, self.conv) for f in features]
+        shared = list(features)
+        for conv in (self.conv, *self.deeper):
+            shared = [conv_relu(f, conv) for f in shared]
         logits = [self.objectness(s).permute(0, 2, 3, 1).flatten(1) for s in shared]
         deltas = [self.deltas(s).permute(0, 2, 3, 1).reshape(len(s), -1, 4) for s in shared]
         return logits, deltas
@@ -62,6 +72,7 @@ class RPN(nn.Module):
         count: anchors per image in the loss.
         positive_fraction: their largest positive share.
         beta: of smooth L1.
+        convs: 3x3 convolutions of the head.
     """
 
     def __init__(
@@ -75,9 +86,10 @@ class RPN(nn.Module):
         count: int = 256,
         positive_fraction: float = 0.5,
         beta: float = SMOOTH_L1_BETA,
+        convs: int = 1,
     ) -> None:
         super().__init__()
-        self.head = RPNHead(channels, anchors.per_cell)
+        self.head = RPNHead(channels, anchors.per_cell, convs=convs)
         self.anchors = anchors
         self.train_cut, self.test_cut = train_cut, test_cut
         self.nms_iou, self.count, self.positive_fraction, self.beta = nms_iou, count, positive_fraction, beta

@@ -29,7 +29,7 @@ class BackboneSettings(Settings):
     frozen_stages: Changeable[CountOrNone] = 2
     """1 freezes the stem, 2 also conv2_x, ... (Fast R-CNN freezes up to conv2)."""
     frozen_batchnorm: Changeable[bool] = True
-    """BN as a constant affine map; without pre-trained weights it has to learn."""
+    """BN of the backbone as a constant affine map; without pre-trained weights it has to learn."""
 
 
 class InputSettings(Settings):
@@ -106,10 +106,18 @@ class PyramidSettings(DetectorSettings):
 
     checkpoint: Changeable[bool] = False
     """Keep only the inputs of the blocks for the backward pass: a third slower, for less memory."""
+    inferred_strides: bool = False
+    """Anchors stand as far apart as in torchvision (:class:`resdet.detection.anchors.Anchors`)."""
     pyramid_channels: Count = 256
     """Width of the pyramid."""
     head_width: Count = 1024
-    """Width of the head's two layers."""
+    """Width of the box head's fully connected layers."""
+    rpn_convs: Count = 1
+    """3x3 convolutions of the RPN."""
+    head_convs: CountOrNone = 0
+    """3x3 convolutions of the box head, before one fully connected layer; 0: two such layers and no more."""
+    batchnorm: bool = False
+    """BN after the convolutions of pyramid and box head; it learns, whatever ``frozen_batchnorm`` says."""
 
 
 class SingleLevelSettings(DetectorSettings):

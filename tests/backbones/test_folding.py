@@ -36,7 +36,7 @@ def test_by_hand():
 
 
 @pytest.mark.parametrize(
-    "name", ["resnet18-half", "resnet50", "resnet50-1x1", "timm/resnet50d", "torchvision/resnet18"]
+    "name", ["resnet18-half", "resnet50", "resnet50-1x1", "resnext50_32x4d", "timm/resnet50d", "torchvision/resnet18"]
 )
 def test_maps_stay_the_same(name):
     trunk = Trunk(freeze_batchnorm(shaken(BACKBONES.build(name, num_classes=3)))).eval()
@@ -52,11 +52,20 @@ def test_maps_stay_the_same(name):
         assert_close(a, b, rtol=1e-4, atol=1e-4 * float(b.abs().max()))
 
 
-def test_what_learns_is_left_alone():
+def test_what_has_learnt_is_folded_too():
     net = shaken(BACKBONES.build("resnet18-half", num_classes=3))
-    keys = list(net.state_dict())
-    assert list(fold_batchnorm(net).state_dict()) == keys
-    assert not any(block.folded for block in net.modules() if hasattr(block, "folded"))
+    image = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        before = net(image)
+        assert_close(fold_batchnorm(net)(image), before, rtol=1e-4, atol=1e-4)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in net.modules())
+    assert all(block.folded for block in net.modules() if hasattr(block, "folded"))
+
+
+@pytest.mark.parametrize("how", [{"affine": False}, {"track_running_stats": False}])
+def test_what_is_no_constant_affine_map_stays(how):
+    odd = nn.Sequential(nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3, **how))
+    assert isinstance(fold_batchnorm(odd)[1], nn.BatchNorm2d)
     lonely = nn.Sequential(nn.ReLU(), FrozenBatchNorm(3))
     assert isinstance(fold_batchnorm(lonely)[1], FrozenBatchNorm)
 

@@ -4,6 +4,8 @@ import math
 
 import pytest
 import torch
+from torch import nn
+from torchvision.ops import FeaturePyramidNetwork
 
 from resdet.backbones.fpn import FPN
 
@@ -47,6 +49,17 @@ def test_initialisation():
     torch.testing.assert_close(fpn.lateral[0].weight.max().item(), math.sqrt(3 / 512), rtol=1e-3, atol=0)
     torch.testing.assert_close(fpn.output[0].weight.max().item(), math.sqrt(3 / (64 * 9)), rtol=1e-3, atol=0)
     assert not fpn.lateral[0].bias.any() and not fpn.output[0].bias.any()
+
+
+def test_batchnorm_follows_each_convolution():
+    theirs = FeaturePyramidNetwork([3, 4], 8, norm_layer=nn.BatchNorm2d)
+    ours = FPN((3, 4), 8, strides=(4, 8), batchnorm=True)
+    names = {"inner_blocks": "lateral", "layer_blocks": "output"}
+    ours.load_state_dict({f"{names[k.split('.')[0]]}.{k.split('.', 1)[1]}": v for k, v in theirs.state_dict().items()})
+    maps = [torch.randn(2, 3, 8, 8), torch.randn(2, 4, 4, 4)]
+    found, expected = ours(maps), theirs({"0": maps[0], "1": maps[1]})  # both learn: statistics of the batch
+    torch.testing.assert_close(found[:2], list(expected.values()))
+    torch.testing.assert_close(ours.output[1][1].running_var, theirs.layer_blocks[1][1].running_var)
 
 
 def test_an_empty_batch_passes():

@@ -57,7 +57,7 @@ def test_declared_facts_are_true(name):
         assert billions is None or entry.multiply_adds / 1e9 == pytest.approx(billions, rel=0.02)
 
 
-@pytest.mark.parametrize("name", [name for name in BACKBONES if "resnet" in name and BACKBONES[name].image_side == 224])
+@pytest.mark.parametrize("name", [name for name in BACKBONES if "res" in name and BACKBONES[name].image_side == 224])
 def test_declared_maps_are_true(name):
     entry = BACKBONES[name]
     with torch.device("meta"):
@@ -69,6 +69,17 @@ def test_declared_maps_are_true(name):
         return
     trunk = Trunk(net)  # compares channels and strides with real maps
     assert (entry.channels, entry.strides) == (trunk.channels, trunk.strides)
+
+
+@pytest.mark.parametrize("name", [name for name in BACKBONES if name.startswith("resnext")])
+def test_facts_of_grouped_nets_are_the_libraries(name):
+    entry = BACKBONES[name]
+    assert entry.weights and entry.paper_row is None
+    for library in entry.weights:
+        with torch.device("meta"):
+            theirs = BACKBONES.build(library)
+        assert (entry.parameters, entry.multiply_adds) == count(theirs, (224, 224))
+        assert (entry.channels, entry.strides) == (BACKBONES[library].channels, BACKBONES[library].strides)
 
 
 def test_classes_follow_the_data_set():

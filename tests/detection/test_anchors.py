@@ -72,3 +72,15 @@ def test_levels_must_agree():
         "  found:  2 groups: [(32,), (64,)]",
         "  needed: one group for each of the 3 feature levels",
     ]
+
+
+def test_strides_as_torchvision_infers_them():
+    # 800 pixels: P6 has 13 cells, and 800 // 13 = 61; 1088 pixels: 17 cells, 64.
+    sizes, hw = ((32,), (512,)), (800, 1088)
+    features = maps((200, 272), (13, 17))
+    anchors = Anchors(sizes, (4, 64), inferred_strides=True)
+    found = anchors(features)
+    theirs = AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * 2)(ImageList(torch.zeros(2, 3, *hw), [hw] * 2), features)
+    assert_close(torch.cat(found), theirs[0])
+    steps = found[1].view(13, 17, 3, 4).diff(dim=0)[..., [1, 3]], found[1].view(13, 17, 3, 4).diff(dim=1)[..., [0, 2]]
+    assert (steps[0] == 61).all() and (steps[1] == 64).all()

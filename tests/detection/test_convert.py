@@ -16,7 +16,7 @@ from resdet.detection.anchors import Anchors
 from resdet.detection.convert import KNOWN, convert, from_torchvision
 from resdet.detection.convert_detectron2 import RATIOS, SIZES, cell_anchors, ratios_outermost
 from resdet.detection.convert_mmdetection import read_config
-from resdet.detection.convert_state import Foreign, fold_batchnorm, fold_pixels, summary
+from resdet.detection.convert_state import Foreign, backbone_name, fold_batchnorm, fold_pixels, summary
 from resdet.detection.preprocess import RGB_MEAN, RGB_STD, Preprocess
 from resdet.errors import InputError
 from resdet.labels import COCO_CATEGORY_IDS
@@ -26,8 +26,10 @@ def check_places(converted):
     """Every tensor of our net is in the state, with its shape, and nothing else."""
     with torch.device("meta"):
         net = getattr(build, converted.builder)(**converted.arguments)
-    own = {k: v.shape for k, v in net.state_dict().items()}
-    given = {k: v.shape for k, v in converted.state.items() if not k.endswith("num_batches_tracked")}
+    own, given = (
+        {k: v.shape for k, v in state.items() if not k.endswith("num_batches_tracked")}
+        for state in (net.state_dict(), converted.state)
+    )
     assert given == own
     return net
 
@@ -75,17 +77,16 @@ def test_names_of_older_files():
 
 
 def test_every_key_must_find_its_place():
-    with pytest.raises(InputError) as caught:  # of fasterrcnn_resnet50_fpn_v2 and of Mask R-CNN
+    box = "roi_heads.box_head"
+    keys = ("rpn.head.conv.1.1.weight", "rpn.head.conv.0.0.weight", "rpn.head.conv.weight_g", "mask.weight")
+    with pytest.raises(InputError) as caught:  # a second linear layer behind convolutions has no place
         from_torchvision(
-            dict.fromkeys(
-                ("rpn.head.conv.1.0.weight", "rpn.head.conv.0.0.weight", "rpn.head.conv.weight_g", "mask.weight"),
-                torch.ones(1),
-            )
+            dict.fromkeys((*keys, f"{box}.0.0.weight", f"{box}.2.weight", f"{box}.4.weight"), torch.ones(1))
         )
     assert str(caught.value).splitlines() == [
         "torchvision detector",
-        "  found:  3 keys of torchvision's Faster R-CNN FPN without a place in our net: rpn.head.conv.1.0.weight, "
-        "rpn.head.conv.weight_g, mask.weight",
+        "  found:  4 keys of torchvision's Faster R-CNN FPN without a place in our net: rpn.head.conv.1.1.weight, "
+        "rpn.head.conv.weight_g, mask.weight, roi_heads.box_head.4.weight",
         "  needed: a Faster R-CNN (C4 or FPN) or a ResNet, nothing beside it",
     ]
 
@@ -119,6 +120,32 @@ def test_torchvision_coco(coco_of_torchvision):
     assert any("rows of the 80 that exist" in note for note in converted.notes)
     assert not net.roi_head.pooling.half_pixel and net.roi_head.pooling.samples == 2
     assert net.roi_head.beta == net.rpn.beta == 1 / 9
+    parts = {"rpn_convs": 1, "head_convs": 0, "batchnorm": False, "inferred_strides": True}
+    assert (parts | {"frozen_batchnorm": False}).items() <= converted.arguments.items()
+    frozen = {k: v for k, v in coco_of_torchvision.items() if not k.endswith("num_batches_tracked")}
+    converted = convert(Foreign("a.pth", frozen))  # as made with torchvision's constant layers: its COCO_V1
+    assert (parts | {"frozen_batchnorm": True}).items() <= converted.arguments.items()
+
+
+@pytest.mark.parametrize("eps", [None, 1e-3])
+def test_the_second_version_of_torchvision(eps):
+    from torchvision.models.detection import fasterrcnn_resnet50_fpn_v2
+
+    with torch.device("meta"):
+        net = fasterrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None)
+    state = {k: foreign_states.hollow(k, v.shape) for k, v in net.state_dict().items()}
+    state["roi_heads.box_head.3.1.bias"] = torch.arange(256.0)
+    converted = convert(Foreign("a.pth", state, batchnorm_eps=eps))
+    check_places(converted)
+    parts = {"rpn_convs": 2, "head_convs": 4, "batchnorm": True, "frozen_batchnorm": False, "num_classes": 80}
+    assert (parts | {"pyramid_channels": 256, "head_width": 1024}).items() <= converted.arguments.items()
+    assert "2 convolutions in the RPN, 4 in the box head, BN in pyramid and box head, which learns in training" in (
+        converted.notes
+    )
+    scale = ((1 + 1e-5) / (1 + (eps or 1e-5))) ** 0.5  # hollow: scale and variance are 1
+    for layer in ("neck.lateral.0.1", "neck.output.3.1", "roi_head.embedding.convs.3.1", "backbone.bn1"):
+        assert converted.state[f"{layer}.weight"][0].item() == pytest.approx(scale), layer
+    assert_close(converted.state["roi_head.embedding.convs.3.1.bias"], torch.arange(256.0))  # BN's own stays
 
 
 def test_ninety_classes_of_ones_own(coco_of_torchvision):
@@ -144,7 +171,6 @@ def test_detectors_that_are_none_of_ours_are_refused():
     from torchvision.models import detection
 
     for build_net in (
-        detection.fasterrcnn_resnet50_fpn_v2,
         detection.maskrcnn_resnet50_fpn,
         detection.fasterrcnn_mobilenet_v3_large_fpn,
         detection.retinanet_resnet50_fpn,
@@ -183,6 +209,47 @@ def test_detectron2(depth, pyramid):
     assert converted.arguments == expected
     assert net.roi_head.pooling.method == "align" and net.roi_head.pooling.half_pixel
     assert all(len(converted.state[k]) == 81 for k in ("roi_head.class_logits.weight", "roi_head.class_logits.bias"))
+
+
+X101 = {"depths": foreign_states.DEPTHS[101], "groups": (32, 8)}
+X101_CONFIG = """
+MODEL:
+  PIXEL_STD: [57.375, 57.120, 58.395]
+  RESNETS: {STRIDE_IN_1X1: False, NUM_GROUPS: 32, WIDTH_PER_GROUP: 8, DEPTH: 101}
+"""
+
+
+@pytest.mark.parametrize(("classes", "config"), [(80, None), (8, X101_CONFIG), (1203, X101_CONFIG)])
+def test_detectron2_resnext(classes, config):
+    """The stride is told by the groups, and ImageNet's deviation goes with it."""
+    converted = convert(
+        Foreign("model_final.pkl", foreign_states.detectron2(True, **X101, classes=classes), config=config)
+    )
+    net = check_places(converted)
+    assert converted.arguments["backbone"] == "resnext101_32x8d" and net.num_classes == classes
+    conv2 = net.backbone.layer2[0].conv2
+    assert (conv2.groups, conv2.stride, conv2.in_channels) == (32, (2, 2), 512)
+    assert_close(converted.state["backbone.conv1.weight"][0, :, 0, 0], torch.ones(3))  # over the deviation, as ours
+    assert "stride on the 3x3 convolution" in converted.notes
+    assert any(
+        "ASSUMED" in note and "BGR" in note and "stride" not in note.split("(the")[0] for note in converted.notes
+    )
+
+
+def test_stride_of_a_resnext():
+    for make, stride in ((foreign_states.detectron2(True, **X101), "1x1"), (foreign_states.caffe2(**X101), "1x1")):
+        with pytest.raises(InputError, match=r"--stride-on 1x1, or a --style(.|\n)*tells 3x3"):
+            convert(Foreign("a.pkl", make, stride_on=stride))
+    with pytest.raises(
+        InputError, match=r"resnext50_32x4d with its stride on the first 1x1\n  needed: --stride-on 3x3"
+    ):
+        backbone_name(resnext50(), stride_on="1x1", source="a.pth")
+    assert backbone_name(resnext50(), stride_on="3x3", source="a.pth") == "resnext50_32x4d"
+
+
+def resnext50():
+    with torch.device("meta"):
+        return BACKBONES.build("resnext50_32x4d").state_dict()
 
 
 MMDETECTION_3 = """
@@ -277,7 +344,7 @@ def test_mmdetection_2_told_by_its_config():
 
 
 @pytest.mark.parametrize("make", [foreign_states.detectron2, foreign_states.mmdetection])
-@pytest.mark.parametrize(("classes", "agnostic"), [(1, False), (3, True), (20, False)])
+@pytest.mark.parametrize(("classes", "agnostic"), [(1, False), (3, True), (8, False), (20, False), (1203, False)])
 def test_class_counts(make, classes, agnostic):
     converted = convert(Foreign("a.pth", make(True, classes=classes, agnostic=agnostic), style="caffe"))
     assert converted.arguments["num_classes"] == classes and converted.arguments["class_agnostic"] == agnostic

@@ -6,11 +6,21 @@ import pytest
 import torch
 from torch import nn
 from torch.testing import assert_close
+from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead
 
 from resdet import boxes as box_ops
+from resdet.backbones.folding import fold_batchnorm
 from resdet.detection.matching import pad_targets
 from resdet.detection.pooling import RoIPooling
-from resdet.detection.roi_head import Conv5Embedding, Predictions, RoIHead, RoISample, TwoLayerEmbedding
+from resdet.detection.roi_head import (
+    Conv5Embedding,
+    ConvEmbedding,
+    Predictions,
+    RoIHead,
+    RoISample,
+    TwoLayerEmbedding,
+)
+from resdet.errors import InputError
 from resdet.structures import Proposals, Target
 
 K = 3
@@ -39,6 +49,34 @@ def test_embeddings():
     expected = two.fc7(two.fc6(pooled.reshape(5, 16)).clamp(min=0)).clamp(min=0)  # channel by channel, as torchvision
     assert_close(vectors, expected)
     assert_close(Conv5Embedding(nn.Identity(), 4)(pooled), pooled.mean((2, 3)))
+
+
+@pytest.mark.parametrize("batchnorm", [False, True])
+@pytest.mark.parametrize("training", [False, True])
+def test_convolutions_before_a_linear_layer(batchnorm, training):
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d if batchnorm else None
+    theirs = FastRCNNConvFCHead((4, 3, 3), [4, 4], [8], norm_layer=norm).train(training)
+    ours = ConvEmbedding(4, 3, width=8, convs=2, batchnorm=batchnorm).train(training)
+    state = {k if k.count(".") == 1 else f"convs.{k}": v for k, v in theirs.state_dict().items()}
+    ours.load_state_dict({k.replace("3.", "fc6.") if k.count(".") == 1 else k: v for k, v in state.items()})
+    pooled = torch.rand(5, 4, 3, 3)
+    vectors = ours(pooled)
+    assert vectors.shape == (5, ours.width) and ours.width == 8
+    assert_close(vectors, theirs(pooled))
+    if batchnorm:
+        assert_close(ours.convs[1][1].running_mean, theirs[1][1].running_mean)
+        with torch.no_grad():
+            before = ours.eval()(pooled)
+            assert_close(fold_batchnorm(ours)(pooled), before)
+        assert not any(isinstance(module, nn.BatchNorm2d) for module in ours.modules())
+
+
+def test_a_conv_head_has_convolutions():
+    with pytest.raises(
+        InputError, match=r"of the box head\n  found:  -1\n  needed: 1 or more; 0 for two linear layers"
+    ):
+        ConvEmbedding(4, 3, convs=-1, batchnorm=False)
 
 
 @pytest.mark.parametrize(("class_agnostic", "columns"), [(False, K), (True, 1)])

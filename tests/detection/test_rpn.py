@@ -10,6 +10,7 @@ from torch.testing import assert_close
 from resdet.detection.anchors import Anchors
 from resdet.detection.matching import pad_targets
 from resdet.detection.rpn import RPN, Cut, RPNHead
+from resdet.errors import InputError
 from resdet.structures import Target
 
 
@@ -47,6 +48,19 @@ def maps(images: int, *sides: tuple[int, int]) -> list[torch.Tensor]:
 
 def limits(*hw: tuple[int, int]) -> torch.Tensor:
     return torch.tensor([(w, h, w, h) for h, w in hw], dtype=torch.float32)
+
+
+def test_a_deeper_head():
+    # Each convolution passes the middle on and adds 1: after two, 2 + x where nothing was below zero on the way.
+    head = RPNHead(1, 1, convs=2)
+    for conv in (head.conv, *head.deeper):
+        nn.init.zeros_(conv.weight), nn.init.ones_(conv.bias)
+        conv.weight.data[0, 0, 1, 1] = 1
+    nn.init.ones_(head.objectness.weight)
+    (logits,), _ = head([torch.tensor([[1.0, -3.0]])[None, None]])
+    assert_close(logits, torch.tensor([[3.0, 1.0]]))  # max(0, -3 + 1) + 1
+    with pytest.raises(InputError, match=r"convolutions of the RPN\n  found:  0\n  needed: 1 or more"):
+        RPNHead(1, 1, convs=0)
 
 
 def test_head_answers_in_the_order_of_the_anchors():

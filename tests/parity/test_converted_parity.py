@@ -27,21 +27,24 @@ from resdet.engine.checkpoints import read_checkpoint
 from resdet.engine.tasks.detection import DetectionAdapter
 
 DEPTHS, WIDTHS, CLASSES = (2, 1, 1, 2), (8, 8, 8, 8), 3
+GROUPS = (4, 32)  # of widths of 8: four groups of four channels
 HW = (64, 128)  # whole cells on every level, and no resizing
 BEFORE, AFTER = 80, 30
 
 
 @pytest.fixture(scope="module", autouse=True)
 def small_backbones():
-    """Two registered nets of these convolutions, one of each stride."""
-    for name, stride_on in (("small", "3x3"), ("small-1x1", "1x1")):
-        block = partial(Bottleneck, stride_on=stride_on)
+    """Two registered nets of these convolutions, one of each stride, and one whose 3x3 are in groups."""
+    grouped = {"groups": GROUPS[0], "width_per_group": GROUPS[1]}
+    kinds = {"small": {}, "small-1x1": {"stride_on": "1x1"}, "small-grouped": grouped}
+    for name, how in kinds.items():
+        block = partial(Bottleneck, **how)
         builder = partial(ResNet, block, DEPTHS, widths=WIDTHS, expansion=4)
         BACKBONES.register(name, lambda num_classes, b=builder: b(num_classes=num_classes), channels=(32,) * 4)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(convert_state, "TRUNKS", (*convert_state.TRUNKS, "small"))
+        patch.setattr(convert_state, "TRUNKS", (*convert_state.TRUNKS, "small", "small-grouped"))
         yield
-    for name in ("small", "small-1x1"):
+    for name in kinds:
         del BACKBONES._entries[name]
 
 
@@ -49,11 +52,11 @@ class Reference:
     """A source's net from its state dict, one image at a time, box by box.
 
     Attributes say the conventions: ``detectron2`` names and anchor order or mmdetection's; ``pyramid`` or C4; ``caffe``
-    pixels and stride or those of torchvision.
+    pixels and stride or those of torchvision; ``bgr`` pixels whatever the stride.
     """
 
-    def __init__(self, state, *, detectron2, pyramid, caffe):
-        self.state, self.detectron2, self.pyramid, self.caffe = state, detectron2, pyramid, caffe
+    def __init__(self, state, *, detectron2, pyramid, caffe, bgr=False):
+        self.state, self.detectron2, self.pyramid, self.caffe, self.bgr = state, detectron2, pyramid, caffe, bgr
         trunk = "backbone.bottom_up." if detectron2 and pyramid else "backbone."
         stages = {n: f"{trunk}res{n}" if detectron2 else f"backbone.layer{n - 1}" for n in (2, 3, 4, 5)}
         if not pyramid:
@@ -78,7 +81,8 @@ class Reference:
             name, norm = f"{prefix}.downsample.0", f"{prefix}.downsample.1"
         else:
             name, norm = f"{prefix}.conv{place}", f"{prefix}.bn{place}"
-        x = F.conv2d(x, self.state[f"{name}.weight"], **settings)
+        weight = self.state[f"{name}.weight"]
+        x = F.conv2d(x, weight, groups=x.shape[1] // weight.shape[1], **settings)
         mean, variance, weight, bias = (
             self.state[f"{norm}.{leaf}"].view(-1, 1, 1) for leaf in ("running_mean", "running_var", "weight", "bias")
         )
@@ -101,6 +105,7 @@ class Reference:
         else:
             x = image.float() - torch.tensor([123.675, 116.28, 103.53]).view(3, 1, 1)
             x = x / torch.tensor([58.395, 57.12, 57.375]).view(3, 1, 1)
+            x = x.flip(0) if self.bgr else x
         stem, place = self.stem.rsplit("conv", 1)
         x = self.conv_norm(x[None], stem.rstrip("."), place, stride=2, padding=3)
         x = F.max_pool2d(F.relu(x), 3, 2, 1)
@@ -231,6 +236,7 @@ def standardise(state, name, values, deviation):
         ("detectron2", False, "caffe"),
         ("detectron2", True, "caffe"),
         ("detectron2", True, "pytorch"),
+        ("detectron2", True, None),  # ResNeXt: its groups tell
         ("mmdetection", False, "caffe"),
         ("mmdetection", True, "caffe"),
         ("mmdetection", True, "pytorch"),
@@ -240,8 +246,12 @@ def standardise(state, name, values, deviation):
 def test_same_detections(source, pyramid, style, agnostic):
     make = getattr(foreign_states, source)
     sizes = {"depths": DEPTHS, "widths": WIDTHS, "classes": CLASSES, "agnostic": agnostic}
+    if style is None:
+        sizes["groups"] = GROUPS
     state = make(pyramid, **sizes, make=foreign_states.Random(3), pyramid_width=16, head_width=32)
-    reference = Reference(state, detectron2=source == "detectron2", pyramid=pyramid, caffe=style == "caffe")
+    reference = Reference(
+        state, detectron2=source == "detectron2", pyramid=pyramid, caffe=style == "caffe", bgr=style is None
+    )
     enliven(reference)
     expected = reference.detections(picture())
 
@@ -272,19 +282,24 @@ def test_same_detections(source, pyramid, style, agnostic):
 # torchvision, through a file and the tool's function
 
 
-@torch.no_grad()
-def test_torchvision_through_a_file(tmp_path):
-    torch.manual_seed(0)
+def first_version() -> FasterRCNN:
     trunk = resnet_fpn_backbone(backbone_name="resnet18", weights=None, norm_layer=nn.BatchNorm2d, trainable_layers=3)
-    theirs = torchvision_parity.enliven(
-        FasterRCNN(trunk, CLASSES + 1, **torchvision_parity.SIDES, **torchvision_parity.CUTS)
-    ).eval()
+    return FasterRCNN(trunk, torchvision_parity.K + 1, **torchvision_parity.SIDES, **torchvision_parity.CUTS)
+
+
+@pytest.mark.parametrize("build_net", [first_version, torchvision_parity.second_version])
+@pytest.mark.parametrize("side", [128, 160], ids=["whole-cells", "61-of-64"])  # the strides that torchvision infers
+@torch.no_grad()
+def test_torchvision_through_a_file(tmp_path, build_net, side):
+    torch.manual_seed(0)
+    theirs = torchvision_parity.enliven(build_net()).eval()
+    theirs.transform.min_size, theirs.transform.max_size = (side,), side + 64
     torch.save(theirs.state_dict(), tmp_path / "theirs.pth")
-    report = convert_file(tmp_path / "theirs.pth", tmp_path / "ours.pth", classes="a,b,c")
-    assert (report.kind, report.classes) == ("torchvision Faster R-CNN FPN", ("a", "b", "c"))
+    report = convert_file(tmp_path / "theirs.pth", tmp_path / "ours.pth", classes="a,b,c,d,e")
+    assert (report.kind, report.classes) == ("torchvision Faster R-CNN FPN", ("a", "b", "c", "d", "e"))
     loaded = read_checkpoint(tmp_path / "ours.pth")
     arguments = {k: v for k, v in loaded["meta"]["model"].items() if k != "type"}
-    arguments |= {"shorter_side": 128, "longer_side": 192, "test_proposals": (100, 100)}
+    arguments |= {"shorter_side": side, "longer_side": side + 64, "test_proposals": (100, 100)}
     ours = build.faster_rcnn_fpn(**arguments).eval()
     load_exactly(DetectionAdapter(ours), loaded["state_dict"], source="ours.pth")
     pictures = torchvision_parity.pictures()

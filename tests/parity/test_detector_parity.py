@@ -5,8 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torchvision.models import resnet18
 from torchvision.models.detection import FasterRCNN, fasterrcnn_resnet50_fpn
-from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor, resnet_fpn_backbone
+from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead
+from torchvision.models.detection.rpn import RPNHead
 
 from resdet.backbones.weights import load_exactly
 from resdet.detection.build import faster_rcnn_fpn
@@ -34,7 +37,7 @@ def pictures() -> list[torch.Tensor]:
 def enliven(net: FasterRCNN) -> FasterRCNN:
     """Random BN statistics, and outputs that vary from place to place: each channel of mean 0 and a set deviation."""
     generator = torch.Generator().manual_seed(1)
-    for name, module in net.backbone.named_modules():
+    for name, module in net.named_modules():
         if isinstance(module, nn.BatchNorm2d):
             scale = 0.3 if name.endswith(("bn2", "bn3")) else 1.0  # keeps the sum of the residuals near one
             module.weight.data.uniform_(0.5 * scale, 1.5 * scale, generator=generator)
@@ -60,11 +63,21 @@ def enliven(net: FasterRCNN) -> FasterRCNN:
     return net
 
 
-@pytest.fixture(scope="module", params=[50, 18])
+def second_version() -> FasterRCNN:
+    """The parts of ``fasterrcnn_resnet50_fpn_v2`` on a smaller trunk: it is convolutions that take the time."""
+    backbone = _resnet_fpn_extractor(resnet18(weights=None), 3, norm_layer=nn.BatchNorm2d)
+    head = FastRCNNConvFCHead((256, 7, 7), [256] * 4, [1024], norm_layer=nn.BatchNorm2d)
+    return FasterRCNN(backbone, K + 1, rpn_head=RPNHead(256, 3, conv_depth=2), box_head=head, **SIDES, **CUTS)
+
+
+@pytest.fixture(scope="module", params=[50, 18, "v2"])
 def nets(request):
     """torchvision's and ours with the same weights."""
     torch.manual_seed(0)
-    if request.param == 50:
+    parts = {}
+    if request.param == "v2":
+        theirs, parts = second_version(), {"rpn_convs": 2, "head_convs": 4, "batchnorm": True}
+    elif request.param == 50:
         theirs = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=K + 1, **SIDES, **CUTS)
     else:
         trunk = resnet_fpn_backbone(
@@ -73,7 +86,7 @@ def nets(request):
         theirs = FasterRCNN(trunk, K + 1, **SIDES, **CUTS)
     enliven(theirs)
     ours = faster_rcnn_fpn(
-        backbone=f"resnet{request.param}",
+        backbone="resnet50" if request.param == 50 else "resnet18",
         num_classes=K,
         shorter_side=SIDES["min_size"],
         longer_side=SIDES["max_size"],
@@ -81,6 +94,7 @@ def nets(request):
         box_beta=1 / 9,
         train_proposals=(100, 100),
         test_proposals=(100, 100),
+        **parts,
     )
     load_exactly(ours, from_torchvision(theirs.state_dict()), source="torchvision")
     return theirs, ours
@@ -129,7 +143,8 @@ def test_detections(nets):
 @pytest.mark.parametrize("empty", [False, True], ids=["objects", "one-image-empty"])
 def test_losses_and_gradients(nets, empty):
     theirs, ours = (net.train() for net in nets)
-    theirs.backbone.eval()  # without downloaded weights its BN is a plain one, and would use the batch
+    for part in (theirs.backbone, theirs.roi_heads.box_head, ours.neck, ours.roi_head.embedding):
+        part.eval()  # without downloaded weights its BN is a plain one, and would use the batch
     # Exhaustive samples on both sides, or each would draw its own.
     for sampler in (theirs.rpn.fg_bg_sampler, theirs.roi_heads.fg_bg_sampler):
         sampler.batch_size_per_image, sampler.positive_fraction = 10**6, 0.5

@@ -65,6 +65,17 @@ def reference(request, images):
     return request.param, net, logits
 
 
+def test_logits_of_a_grouped_net(images):
+    theirs = filled(lambda: torchvision.models.get_model("resnext50_32x4d"))
+    ours = filled(lambda: BACKBONES.build("resnext50_32x4d"), theirs.state_dict())
+    timms = filled(lambda: timm.create_model("resnext50_32x4d", pretrained=False), theirs.state_dict())
+    with torch.no_grad():
+        logits = theirs(images)
+        assert 0.1 < logits.std() < 1e3
+        torch.testing.assert_close(ours(images), logits, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(timms(images), logits, rtol=1e-5, atol=1e-5)
+
+
 def test_torchvision_and_timm_logits(reference, images):
     depth, theirs, logits = reference
     with torch.device("meta"):
