@@ -6,6 +6,7 @@ several kinds fit in one figure.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -14,13 +15,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
-from resdet.analysis import class_errors, gradients, lesions, paths, responses
+from resdet.analysis import class_errors, gradients, lesions, paths, responses, studies
 from resdet.analysis import curves as error_curves
 from resdet.analysis.chart import draw, draw_images
 from resdet.classification.classifier import Classifier
 from resdet.datasets.cifar import ArrayData
 from resdet.datasets.resident import ResidentDataset
 from resdet.engine import distributed
+from resdet.engine.checkpoints import read_checkpoint
 from resdet.engine.config import load_config
 from resdet.engine.experiment import data_loader
 from resdet.engine.progress import shown
@@ -73,11 +75,55 @@ def curves(runs: Sequence[str], *, out: str | Path = "analysis") -> list[Path]:
     named = name_paths(runs)
     errors = {name: error_curves.read_errors(path) for name, path in named.items()}
     record = {
-        name: {"work_dir": named[name], **{series: sorted(values.items()) for series, values in e._asdict().items()}}
+        name: {
+            "work_dir": named[name],
+            **{series: sorted(values.items()) for series, values in e._asdict().items() if values is not None},
+        }
         for name, e in errors.items()
     }
     picture = draw([error_curves.error_panel(errors)], Path(out) / "curves.png")
     return [picture, _write(Path(out) / "curves.json", {"runs": record, **provenance(None, None)})]
+
+
+def study_tables(runs: Sequence[str], *, out: str | Path = "analysis") -> str:
+    """Tables 1 and 2 of "Identity mappings" with the errors of runs of ``configs/cifar10_resnet110_study.py``.
+
+    Args:
+        runs: work dirs; of a run with ``--seeds`` the mean and the deviation count.
+        out: folder of ``studies.json``.
+
+    Returns:
+        Both tables as Markdown.
+
+    Raises:
+        InputError: a folder that is not the work dir of a finished run of a net defined by its config.
+    """
+    results = [_study_result(Path(run)) for run in runs]
+    tables = {"Table 1, shortcuts": studies.TABLE_1, "Table 2, orders": studies.TABLE_2}
+    lines = {title: studies.table(rows, results) for title, rows in tables.items()}
+    _write(
+        Path(out) / "studies.json", {"tables": lines, "runs": [r._asdict() for r in results], **provenance(None, None)}
+    )
+    return "\n\n".join(studies.as_markdown(title, rows) for title, rows in lines.items())
+
+
+def _study_result(run: Path) -> studies.Result:
+    seeds = run / "seeds.json"
+    first = next(iter(sorted(run.glob("seed*/last.pth"))), run / "last.pth")
+    record = seeds if seeds.is_file() else run / "metrics.json"
+    if not record.is_file():
+        raise InputError(
+            f"run {run}", found=f"no {record.name}", needed="the work dir of a finished tools/train_cls.py"
+        )
+    net = read_checkpoint(first)["meta"]["model"].get("define")
+    if net is None:
+        needed = "a run of configs/cifar10_resnet110_study.py, or of another config with a section backbone"
+        raise InputError(f"run {run}", found="a net of the registry", needed=needed)
+    content = json.loads(record.read_text(encoding="utf-8"))
+    if record == seeds:
+        mean, deviation = content["mean_and_deviation"]["top1_error"]
+        return studies.Result(net, 100 * mean, 100 * deviation)
+    return studies.Result(net, 100 * content["figures"]["top1_error"])
 
 
 def layer_responses(source: Source) -> list[Path]:

@@ -12,6 +12,7 @@ from resdet.analyze import choose_rows, name_paths
 from resdet.engine.config import load_config
 from resdet.engine.evaluate import evaluate
 from resdet.engine.experiment import load_experiment
+from resdet.engine.train import train
 from resdet.errors import InputError
 
 
@@ -90,9 +91,8 @@ def test_paths(runs, cls_config, tmp_path):
 
 def test_mistakes(runs, cls_config, det_config, tmp_path):
     plain = runs / "plain" / "last.pth"
-    for analysis in ("lesions", "paths"):
-        message = call(analysis, cls_config, plain, "--out", tmp_path)
-        assert message.startswith("error: block 1 of ResidualNet") and "a plain net" in message
+    message = call("paths", cls_config, plain, "--out", tmp_path)
+    assert message.startswith("error: block 1 of ResidualNet") and "a plain net" in message
     assert "a classification config" in call("responses", det_config, plain)
     assert "no such file" in call("responses", cls_config, tmp_path / "none.pth")
     assert "1 or more images" in call("responses", cls_config, plain, "--limit", 0)
@@ -115,3 +115,24 @@ def test_rows():
     assert sorted(choose_rows(10, 5)) == [0, 2, 4, 6, 8]  # of each class, where they are sorted
     assert sorted(choose_rows(3, 7)) == sorted(choose_rows(3, None)) == [0, 1, 2]
     assert choose_rows(100, 50) == choose_rows(100, 50) != sorted(choose_rows(100, 50))
+
+
+def test_the_tables_of_the_studies(cls_config, write_config, tmp_path, capsys):
+    text = "from resdet.classification.build import classifier\n"
+    backbone = (
+        'backbone = dict(type=define_net, name="study8", stem="cifar", stages=(("basic", 1, 4, 1),), shortcut="A")\n'
+    )
+    path = write_config(
+        (text, text + "from resdet.backbones.custom import define_net\n"),
+        ('backbone="resnet18-half")\n', f'backbone="study8", window=32)\n{backbone}'),
+        base=cls_config,
+    )
+    options = ["backbone.shortcut=dropout", "schedule.length=1", "publish.statistics_images=8"]
+    train(load_config(path, options), work_dir=tmp_path / "dropout")
+    assert call("studies", tmp_path / "dropout", "--out", tmp_path) is None
+    assert "| dropout 0.5" in capsys.readouterr().out
+    rows = json.loads((tmp_path / "studies.json").read_text())["tables"]["Table 1, shortcuts"]
+    (line,) = [row for row in rows if "ours" in row]
+    record = json.loads((tmp_path / "dropout" / "metrics.json").read_text())
+    assert line["name"] == "dropout 0.5" and line["ours"] == pytest.approx(100 * record["figures"]["top1_error"])
+    assert "no metrics.json" in call("studies", tmp_path)

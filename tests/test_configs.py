@@ -36,6 +36,8 @@ def test_config(path):
     if "nproc_per_node" in commands[0]:
         processes = int(commands[0].partition("--nproc_per_node=")[2].split()[0])
         assert config.loader.batch_size % processes == 0
+    if config.backbone is not None:
+        config.backbone()
     with torch.device("meta"):
         net = config.model.updated(init=None)(num_classes=7)  # init: a file that an earlier run writes
     if config.task.name == "localization":

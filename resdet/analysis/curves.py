@@ -17,16 +17,41 @@ from resdet.errors import InputError
 
 
 class Errors(NamedTuple):
-    """Errors as fractions, each with its step."""
+    """Errors as fractions, each with its step; of several seeds their means."""
 
     train: dict[int, float]
     """Mean since the report before."""
     test: dict[int, float]
     """Top-1 error of each validation."""
+    train_spread: dict[int, float] | None = None
+    """Standard deviation over the seeds, where there are several."""
+    test_spread: dict[int, float] | None = None
 
 
 def read_errors(work_dir: str | Path) -> Errors:
-    """The errors that a run has logged.
+    """The errors that a run has logged; of a run with ``--seeds`` the mean and the deviation over them.
+
+    Only steps that every seed has reached count.
+
+    Raises:
+        InputError: there is no log with errors in it, or one is damaged.
+    """
+    seeds = sorted(path for path in Path(work_dir).glob("seed*") if path.is_dir())
+    if not seeds:
+        return _read_run(work_dir)
+    runs = [_read_run(path) for path in seeds]
+    means, spreads = [], []
+    for series in zip(*(run[:2] for run in runs), strict=True):
+        steps = sorted(set.intersection(*map(set, series)))
+        table = {step: np.array([one[step] for one in series]) for step in steps}
+        means.append({step: float(values.mean()) for step, values in table.items()})
+        deviation = {step: float(values.std(ddof=1)) for step, values in table.items()} if len(runs) > 1 else {}
+        spreads.append(deviation)
+    return Errors(*means, *spreads)
+
+
+def _read_run(work_dir: str | Path) -> Errors:
+    """The errors of one training.
 
     A run that was resumed, or begun anew, has a log for each start; from its first step on, a later log replaces the
     earlier ones.
@@ -39,7 +64,7 @@ def read_errors(work_dir: str | Path) -> Errors:
     for log in logs:
         rows = _read_rows(log)
         first = min((row["step"] for row in rows), default=0)
-        for series, key in zip(errors, ("error", "top1_error"), strict=True):
+        for series, key in zip(errors[:2], ("error", "top1_error"), strict=True):
             for step in [step for step in series if rows and step >= first]:
                 del series[step]
             series.update((row["step"], row[key]) for row in rows if key in row)
@@ -56,9 +81,11 @@ def error_panel(runs: Mapping[str, Errors]) -> Panel:
     """
     lines = []
     for colour, (name, errors) in enumerate(runs.items()):
-        for series, style in zip(errors, ("dashed", "bold"), strict=True):
+        for series, spread, style in zip(errors[:2], errors[2:], ("dashed", "bold"), strict=True):
             steps = sorted(series)
-            lines.append(Line(steps, [100 * series[step] for step in steps], colour=colour, style=style))
+            band = [100 * spread[step] for step in steps] if spread else ()
+            line = Line(steps, [100 * series[step] for step in steps], colour=colour, style=style, spread=band)
+            lines.append(line)
         place = -1 if errors.test else -2
         lines[place] = lines[place]._replace(name=name)
     last = [line.y[-1] for line in lines if len(line.y) and np.isfinite(line.y[-1])]

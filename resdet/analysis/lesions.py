@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from resdet.analysis.chart import Line, Panel
 from resdet.backbones.resnet import blocks_of, stages_of
-from resdet.backbones.shortcuts import Absent
+from resdet.backbones.shortcuts import Absent, ZeroPadding
 from resdet.classification.classifier import Classifier
 from resdet.errors import InputError
 from resdet.evaluation.classification import ranks
@@ -57,8 +57,12 @@ class Lesions(NamedTuple):
     """Of two blocks of one stage that keep size. None where no stage has two."""
 
 
-def residual_blocks(net: nn.Module) -> list[nn.Module]:
-    """The blocks of a residual net of ours, in order.
+def residual_blocks(net: nn.Module, *, plain: bool = False) -> list[nn.Module]:
+    """The blocks of a net of ours, in order.
+
+    Args:
+        net: residual, or with ``plain`` its plain counterpart, too.
+        plain: see above.
 
     Raises:
         InputError: they are others', or have no shortcut.
@@ -68,24 +72,32 @@ def residual_blocks(net: nn.Module) -> list[nn.Module]:
         where, needed = f"block {number} of {type(net).__name__}", "a residual net of ours, such as cifar-resnet20"
         if not (hasattr(block, "residual") and hasattr(block, "downsample")):
             raise InputError(where, found=f"a {type(block).__name__} of another library", needed=needed)
-        if isinstance(block.downsample, Absent):
-            raise InputError(
-                where, found="no shortcut: without its layers nothing is left (a plain net)", needed=needed
-            )
+        if not plain and isinstance(block.downsample, Absent):
+            raise InputError(where, found="no shortcut (a plain net)", needed=needed)
     return blocks
 
 
 @contextmanager
 def deleted(blocks: Iterable[nn.Module]) -> Iterator[None]:
-    """Only the shortcuts of these blocks are left: an identity, unless the block changes size."""
+    """Only the shortcuts of these blocks are left: an identity, unless the block changes size.
+
+    A block of a plain net has none: its layers are left out, as those of a VGG in Veit's Fig. 3, and where the size
+    changes the maps are thinned and padded (option A), without which nothing could follow.
+    """
     blocks = list(blocks)
+    around = {block: block.downsample for block in blocks if isinstance(block.downsample, Absent)}
     try:
         for block in blocks:
             block.residual = lambda x: x.new_zeros(())
+            if block in around:
+                convs = [m for m in block.children() if isinstance(m, nn.Conv2d)]
+                stride = max(conv.stride[0] for conv in convs)
+                block.downsample = ZeroPadding(convs[0].in_channels, convs[-1].out_channels, stride=stride)
         yield
     finally:
         for block in blocks:
             del block.residual  # the method is seen again
+            block.downsample = around.get(block, block.downsample)
 
 
 @contextmanager
@@ -137,10 +149,10 @@ def measure_lesions(
         seed: of these choices.
 
     Raises:
-        InputError: the net is not residual, or there is no image.
+        InputError: the net is not one of ours, or there is no image.
     """
     net = classifier.net
-    blocks = residual_blocks(net)
+    blocks = residual_blocks(net, plain=True)
     chance = torch.Generator().manual_seed(seed)
     single = [(number,) for number in range(len(blocks))]
     several = draw_subsets(len(blocks), draws, chance)

@@ -26,18 +26,21 @@ class BasicBlock(nn.Module):
         width: channels of both convolutions, and of the output.
         stride: of the first convolution and of the shortcut.
         shortcut: a name of :data:`resdet.backbones.shortcuts.SHORTCUTS`.
+        gate_bias: initial bias of a gated shortcut.
     """
 
     expansion = 1
     folded = False  # by fold_batchnorm: there are no norms, and the addition goes with the last convolution
 
-    def __init__(self, in_channels: int, width: int, *, stride: int = 1, shortcut: str = "B") -> None:
+    def __init__(
+        self, in_channels: int, width: int, *, stride: int = 1, shortcut: str = "B", gate_bias: float | None = None
+    ) -> None:
         super().__init__()
         self.conv1 = conv(in_channels, width, 3, stride=stride)
         self.bn1 = nn.BatchNorm2d(width)
         self.conv2 = conv(width, width, 3)
         self.bn2 = nn.BatchNorm2d(width)
-        _add_shortcut(self, shortcut, in_channels, width, stride=stride)
+        add_shortcut(self, shortcut, in_channels, width, stride=stride, gate_bias=gate_bias)
 
     def residual(self, x: Tensor) -> Tensor:
         """F(x), before the addition."""
@@ -80,6 +83,7 @@ class Bottleneck(nn.Module):
         stride: int = 1,
         stride_on: StrideOn = "3x3",
         shortcut: str = "B",
+        gate_bias: float | None = None,
         groups: int = 1,
         width_per_group: int = 64,
     ) -> None:
@@ -93,7 +97,7 @@ class Bottleneck(nn.Module):
         self.bn2 = nn.BatchNorm2d(inner)
         self.conv3 = conv(inner, width * self.expansion, 1)
         self.bn3 = nn.BatchNorm2d(width * self.expansion)
-        _add_shortcut(self, shortcut, in_channels, width * self.expansion, stride=stride)
+        add_shortcut(self, shortcut, in_channels, width * self.expansion, stride=stride, gate_bias=gate_bias)
 
     def residual(self, x: Tensor) -> Tensor:
         """F(x), before the addition."""
@@ -125,14 +129,21 @@ class PreBasicBlock(nn.Module):
     expansion = 1
 
     def __init__(
-        self, in_channels: int, width: int, *, stride: int = 1, shortcut: str = "B", first: bool = False
+        self,
+        in_channels: int,
+        width: int,
+        *,
+        stride: int = 1,
+        shortcut: str = "B",
+        gate_bias: float | None = None,
+        first: bool = False,
     ) -> None:
         super().__init__()
         self.bn1 = nn.Identity() if first else nn.BatchNorm2d(in_channels)
         self.conv1 = conv(in_channels, width, 3, stride=stride)
         self.bn2 = nn.BatchNorm2d(width)
         self.conv2 = conv(width, width, 3)
-        _add_shortcut(self, shortcut, in_channels, width, stride=stride, batchnorm=False)
+        add_shortcut(self, shortcut, in_channels, width, stride=stride, gate_bias=gate_bias, batchnorm=False)
 
     def residual(self, activated: Tensor) -> Tensor:
         """F(x) of the activated x, before the addition."""
@@ -157,7 +168,14 @@ class PreBottleneck(nn.Module):
     expansion = 4
 
     def __init__(
-        self, in_channels: int, width: int, *, stride: int = 1, shortcut: str = "B", first: bool = False
+        self,
+        in_channels: int,
+        width: int,
+        *,
+        stride: int = 1,
+        shortcut: str = "B",
+        gate_bias: float | None = None,
+        first: bool = False,
     ) -> None:
         super().__init__()
         self.bn1 = nn.Identity() if first else nn.BatchNorm2d(in_channels)
@@ -166,7 +184,9 @@ class PreBottleneck(nn.Module):
         self.conv2 = conv(width, width, 3, stride=stride)
         self.bn3 = nn.BatchNorm2d(width)
         self.conv3 = conv(width, width * self.expansion, 1)
-        _add_shortcut(self, shortcut, in_channels, width * self.expansion, stride=stride, batchnorm=False)
+        add_shortcut(
+            self, shortcut, in_channels, width * self.expansion, stride=stride, gate_bias=gate_bias, batchnorm=False
+        )
 
     def residual(self, activated: Tensor) -> Tensor:
         """F(x) of the activated x, before the addition."""
@@ -179,12 +199,21 @@ class PreBottleneck(nn.Module):
         return _preactivated(self, x)
 
 
-def _add_shortcut(
-    block: nn.Module, kind: str, in_channels: int, out_channels: int, *, stride: int, batchnorm: bool = True
+def add_shortcut(
+    block: nn.Module,
+    kind: str,
+    in_channels: int,
+    out_channels: int,
+    *,
+    stride: int,
+    batchnorm: bool = True,
+    gate_bias: float | None = None,
 ) -> None:
+    """Give a block its ``downsample``, the path beside the residual, and its ``join``, how both are added."""
     block.resizes = stride != 1 or in_channels != out_channels
-    block.downsample = shortcut(kind, in_channels, out_channels, stride=stride, batchnorm=batchnorm)
-    block.join = join(kind, in_channels, out_channels, stride=stride)
+    how = {"stride": stride, "gate_bias": gate_bias}
+    block.downsample = shortcut(kind, in_channels, out_channels, batchnorm=batchnorm, **how)
+    block.join = join(kind, in_channels, out_channels, **how)
 
 
 def _preactivated(block: PreBasicBlock | PreBottleneck, x: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ In a config::
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple, NoReturn, get_args
 
@@ -21,17 +21,24 @@ import torch
 
 from resdet.backbones.blocks import BasicBlock, Bottleneck, PreBasicBlock, PreBottleneck
 from resdet.backbones.counting import count
+from resdet.backbones.orders import STUDY_ORDERS, OrderedBlock
 from resdet.backbones.registry import BACKBONES, Backbone
 from resdet.backbones.resnet import ResidualNet, Stage, StemName
 from resdet.backbones.resnet_cifar import parse_name
 from resdet.errors import InputError, nearest
 
-Order = Literal["post", "pre"]
-BLOCKS = {
+EXPANSION = {"basic": 1, "bottleneck": 4}
+"""Output channels of a block over its width."""
+Order = Literal["post", "pre", "bn-after-addition", "relu-before-addition", "relu-only-pre"]
+BLOCKS: dict[str, dict[str, Callable[..., Any]]] = {
     "post": {"basic": BasicBlock, "bottleneck": Bottleneck},
     "pre": {"basic": PreBasicBlock, "bottleneck": PreBottleneck},
+    **{
+        order: {name: partial(OrderedBlock, order=order, bottleneck=name == "bottleneck") for name in EXPANSION}
+        for order in STUDY_ORDERS
+    },
 }
-"""By activation order (BN and ReLU after or before the convolution) and by name."""
+"""By activation order and by name."""
 
 
 class NetDescription(NamedTuple):
@@ -42,6 +49,7 @@ class NetDescription(NamedTuple):
     shortcut: str
     order: Order
     dropout: float
+    gate_bias: float | None = None
 
     def __call__(self, num_classes: int) -> ResidualNet:
         """A net with random weights."""
@@ -55,6 +63,7 @@ def residual_net(
     shortcut: str = "B",
     order: Order = "post",
     dropout: float = 0.0,
+    gate_bias: float | None = None,
     num_classes: int = 1000,
 ) -> ResidualNet:
     """A residual net from scalars.
@@ -64,8 +73,10 @@ def residual_net(
         stages: (block, depth, width, stride) of each: ``"basic"`` or ``"bottleneck"`` (whose output has 4 times its
             width), number of blocks, channels, stride of the first block.
         shortcut: a name of :data:`resdet.backbones.shortcuts.SHORTCUTS`.
-        order: ``"post"`` (convolution, BN, ReLU: the paper) or ``"pre"`` (BN, ReLU, convolution: He et al. 2016).
+        order: ``"post"`` (convolution, BN, ReLU: the paper), ``"pre"`` (BN, ReLU, convolution: He et al. 2016), or one
+            of that paper's study (:mod:`resdet.backbones.orders`).
         dropout: share of the pooled features dropped before the linear layer.
+        gate_bias: initial bias of gated shortcuts; None: the best that was found.
         num_classes: K.
 
     Raises:
@@ -77,7 +88,8 @@ def residual_net(
         raise InputError("residual_net(dropout=...)", found=dropout, needed="a share in [0, 1)")
     if not stages:
         raise InputError("residual_net(stages=...)", found="none", needed="at least one (block, depth, width, stride)")
-    rows = [_stage(number, row, shortcut=shortcut, order=order) for number, row in enumerate(stages, start=1)]
+    how = {"shortcut": shortcut, "gate_bias": gate_bias}
+    rows = [_stage(number, row, how, order=order) for number, row in enumerate(stages, start=1)]
     return ResidualNet(stem, rows, num_classes=num_classes, preactivation=order == "pre", dropout=dropout)
 
 
@@ -89,6 +101,7 @@ def define_net(
     shortcut: str = "B",
     order: Order = "post",
     dropout: float = 0.0,
+    gate_bias: float | None = None,
 ) -> str:
     """Register a described net, so that ``backbone="<name>"`` builds it. To say the same twice is no error.
 
@@ -101,6 +114,7 @@ def define_net(
         shortcut: of every block.
         order: of BN, ReLU and convolution.
         dropout: before the linear layer.
+        gate_bias: of gated shortcuts.
 
     Returns:
         The name.
@@ -109,7 +123,7 @@ def define_net(
         InputError: the name is taken by another net; the description is wrong.
     """
     rows = tuple(tuple(row) if isinstance(row, (tuple, list)) else row for row in stages)
-    description = NetDescription(stem, rows, shortcut, order, dropout)
+    description = NetDescription(stem, rows, shortcut, order, dropout, gate_bias)
     if name in BACKBONES or parse_name(name):
         known = BACKBONES[name].builder
         if known == description:
@@ -133,7 +147,7 @@ def _refuse_second(name: str, known: Any, description: NetDescription) -> NoRetu
     raise InputError(f"define_net(name={name!r})", found=found, needed=needed)
 
 
-def _stage(number: int, row: Any, *, shortcut: str, order: Order) -> Stage:
+def _stage(number: int, row: Any, how: dict[str, Any], *, order: Order) -> Stage:
     where, needed = f"stage {number} of a net", "(block, depth, width, stride), as in ('basic', 2, 64, 1)"
     if not isinstance(row, (tuple, list)) or len(row) != 4:
         raise InputError(where, found=repr(row), needed=needed)
@@ -143,4 +157,4 @@ def _stage(number: int, row: Any, *, shortcut: str, order: Order) -> Stage:
     if not all(type(value) is int and value >= 1 for value in numbers):
         raise InputError(where, found=repr(row), needed=f"{needed}: whole numbers from 1 on")
     block = BLOCKS[order][name]
-    return Stage(partial(block, shortcut=shortcut), *numbers, expansion=block.expansion)
+    return Stage(partial(block, **how), *numbers, expansion=EXPANSION[name])

@@ -40,7 +40,15 @@ def conv(in_channels: int, out_channels: int, kernel: int, *, stride: int = 1, g
     return nn.Conv2d(in_channels, out_channels, kernel, stride=stride, padding=padding, groups=groups, bias=False)
 
 
-def shortcut(kind: str, in_channels: int, out_channels: int, *, stride: int, batchnorm: bool = True) -> nn.Module:
+def shortcut(
+    kind: str,
+    in_channels: int,
+    out_channels: int,
+    *,
+    stride: int,
+    batchnorm: bool = True,
+    gate_bias: float | None = None,
+) -> nn.Module:
     """The path beside the residual branch: (N, in_channels, H, W) -> (N, out_channels, H / stride, W / stride).
 
     Args:
@@ -49,12 +57,15 @@ def shortcut(kind: str, in_channels: int, out_channels: int, *, stride: int, bat
         out_channels: of the block.
         stride: of the block.
         batchnorm: after a projection; pre-activation blocks have none there.
+        gate_bias: initial bias of a gate; None: the best of He et al. 2016, -6, and -3 for Highway's.
 
     Raises:
-        InputError: unknown kind, or option A with fewer channels out than in.
+        InputError: unknown kind; option A with fewer channels out than in; a bias without a gate.
     """
     if kind not in SHORTCUTS:
         raise InputError("shortcut", found=repr(kind), needed=nearest(kind, SHORTCUTS))
+    if gate_bias is not None and kind not in GATES:
+        raise InputError("gate_bias", found=f"{gate_bias} with shortcut={kind!r}", needed=f"one of {', '.join(GATES)}")
     changes = stride != 1 or in_channels != out_channels
     if kind == "none":
         return Absent()
@@ -67,22 +78,25 @@ def shortcut(kind: str, in_channels: int, out_channels: int, *, stride: int, bat
     if kind == "dropout":
         return nn.Sequential(identity, nn.Dropout(SCALE))
     if kind == "shortcut-gate":
-        return GatedShortcut(identity, gate(kind, in_channels, out_channels, stride=stride))
+        return GatedShortcut(identity, gate(kind, in_channels, out_channels, stride=stride, bias=gate_bias))
     return identity
 
 
-def join(kind: str, in_channels: int, out_channels: int, *, stride: int) -> nn.Module | None:
+def join(
+    kind: str, in_channels: int, out_channels: int, *, stride: int, gate_bias: float | None = None
+) -> nn.Module | None:
     """How a block adds, called as ``join(x, residual, shortcut_of_x)``; ``None`` is the plain sum."""
     if kind == "scaling":
         return ScaledSum(SCALE)
     if kind in ("exclusive-gate", "highway"):
-        return GatedSum(gate(kind, in_channels, out_channels, stride=stride))
+        return GatedSum(gate(kind, in_channels, out_channels, stride=stride, bias=gate_bias))
     return None
 
 
-def gate(kind: str, in_channels: int, out_channels: int, *, stride: int) -> nn.Module:
-    """A convolution and a sigmoid, nearly closed at first so that x passes."""
-    kernel, bias = GATES[kind]
+def gate(kind: str, in_channels: int, out_channels: int, *, stride: int, bias: float | None = None) -> nn.Module:
+    """A convolution and a sigmoid, nearly closed at first so that x passes: the lower the bias, the more."""
+    kernel, usual = GATES[kind]
+    bias = usual if bias is None else bias
     layer = nn.Conv2d(in_channels, out_channels, kernel, stride=stride, padding=kernel // 2)
     nn.init.constant_(layer.bias, bias)
     return nn.Sequential(layer, nn.Sigmoid())

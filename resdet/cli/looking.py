@@ -132,6 +132,8 @@ def analyze(arguments: Sequence[str] | None = None) -> None:
 
     added = kind("curves", "training and test error of several runs (the paper's Figs. 1, 4 and 6)")
     added.add_argument("runs", nargs="+", metavar="RUN", help="work dirs of tools/train_cls.py, or NAME=DIR")
+    added = kind("studies", "the tables of shortcuts and activation orders (He et al. 2016), the paper beside runs")
+    added.add_argument("runs", nargs="+", metavar="RUN", help="work dirs of configs/cifar10_resnet110_study.py")
     added = kind("responses", "standard deviation of each 3x3 layer's response (Fig. 7), of one or more nets")
     add_nets(added, several=True, images="test images (default: all)")
     added = kind("gradients", "norm of the loss gradient at each block and each weight, of one or more nets")
@@ -153,6 +155,9 @@ def analyze(arguments: Sequence[str] | None = None) -> None:
     def main() -> None:
         from resdet import analyze as analyses
 
+        if args.analysis == "studies":
+            print(analyses.study_tables(args.runs, out=args.out))
+            return
         if args.analysis == "curves":
             written = analyses.curves(args.runs, out=args.out)
         else:

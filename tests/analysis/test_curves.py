@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from resdet.analysis.curves import error_panel, read_errors
+from resdet.analysis.curves import Errors, error_panel, read_errors
 from resdet.errors import InputError
 
 
@@ -35,7 +35,7 @@ def test_a_run_begun_anew_replaces_the_old_one(tmp_path):
     write_log(tmp_path, "20260101_000000", [{"error": 0.1, "step": 50}, {"error": 0.1, "step": 900}])
     write_log(tmp_path, "20260102_000000", [{"error": 0.6, "step": 50}])
     write_log(tmp_path, "20260103_000000", [])  # stopped before its first report
-    assert read_errors(tmp_path) == ({50: 0.6}, {})
+    assert read_errors(tmp_path) == Errors({50: 0.6}, {})
 
 
 def test_the_figure_has_a_thin_and_a_bold_line_of_one_colour(tmp_path):
@@ -61,3 +61,18 @@ def test_errors(tmp_path):
     write_log(tmp_path, "2", [], end='oops\n{"error": 0.1, "step": 1}\n')
     with pytest.raises(InputError, match=r"(?s)scalars.json, line 1.*oops.*a JSON object"):
         read_errors(tmp_path)
+
+
+def test_several_seeds_are_a_mean_and_a_band(tmp_path):
+    for seed, error in ((0, 0.4), (1, 0.6)):
+        folder = tmp_path / f"seed{seed}" / "20260101" / "vis_data"
+        folder.mkdir(parents=True)
+        rows = [{"error": error, "step": 10}, {"top1_error": error / 2, "step": 10}]
+        rows += [{"error": 0.1, "step": 20}] * (seed == 0)  # which the second seed has not reached
+        (folder / "scalars.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    errors = read_errors(tmp_path)
+    assert errors.train == {10: pytest.approx(0.5)} and errors.test == {10: pytest.approx(0.25)}
+    assert errors.train_spread == {10: pytest.approx(0.1 * 2**0.5)}  # of 0.4 and 0.6
+    assert errors.test_spread == {10: pytest.approx(0.05 * 2**0.5)}
+    dashed, bold = error_panel({"net": errors}).lines
+    assert dashed.spread == [pytest.approx(10 * 2**0.5)] and bold.name == "net"

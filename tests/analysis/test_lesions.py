@@ -178,10 +178,28 @@ def test_kendall_tau():
 
 def test_errors():
     with pytest.raises(InputError, match=r"(?s)block 1 of ResidualNet.*no shortcut.*a plain net.*cifar-resnet20"):
-        measure_lesions(Classifier(init_backbone("cifar-plain8", None, num_classes=3)), [])
+        residual_blocks(init_backbone("cifar-plain8", None, num_classes=3))
     with pytest.raises(InputError, match="of another library"):
         residual_blocks(init_backbone("torchvision/resnet18", None, num_classes=3))
     with pytest.raises(InputError, match=r"Linear without layer1"):
         residual_blocks(nn.Linear(1, 1))
     with pytest.raises(InputError, match="no images"):
         errors_under(simple(Times(1)), [], [])
+
+
+def test_blocks_of_a_plain_net_are_left_out():
+    torch.manual_seed(0)
+    net = init_backbone("cifar-plain14", None, num_classes=3).eval()
+    blocks, x = residual_blocks(net, plain=True), torch.rand(1, 3, 32, 32)
+    whole = net(x)
+    with deleted([blocks[1]]):  # of one size: what comes in goes out
+        torch.testing.assert_close(blocks[1](torch.ones(1, 16, 4, 4)), torch.ones(1, 16, 4, 4))
+        assert not torch.equal(net(x), whole)
+    with deleted([blocks[2]]):  # thinned and padded from 16 to 32 channels
+        answer = blocks[2](torch.ones(1, 16, 4, 4))
+        assert answer.shape == (1, 32, 2, 2) and answer.sum() == 16 * 4
+    torch.testing.assert_close(net(x), whole)
+    found = measure_lesions(
+        Classifier(net), [(torch.randint(0, 256, (4, 3, 32, 32)), torch.tensor([0, 1, 2, 0]))], draws=1
+    )
+    assert len(found.single) == 6 and found.resizing == [3, 5]

@@ -126,7 +126,7 @@ def test_it_learns(order, shortcut):
         ({"stages": (("basic", 1.5, 4, 1),)}, r"found:  \('basic', 1.5, 4, 1\)(.|\n)*whole numbers from 1 on"),
         ({"stages": (("basic", 0, 4, 1),)}, "whole numbers from 1 on"),
         ({"shortcut": "bb"}, r"shortcut\n  found:  'bb'"),
-        ({"order": "before"}, r"order=...\)\n  found:  'before'\n  needed: one of: post, pre"),
+        ({"order": "before"}, r"order=...\)\n  found:  'before'\n  needed: one of: bn-after-addition, post, pre"),
         ({"stem": "imagnet"}, "did you mean 'imagenet'"),
         ({"dropout": 1.0}, r"dropout=...\)\n  found:  1.0\n  needed: a share in \[0, 1\)"),
     ],

@@ -180,7 +180,7 @@ def test_progress_line(monkeypatch, caplog):
         for runner.iter, loss in ((0, 1.0), (1, 3.0)):
             hook.after_train_iter(runner, runner.iter, None, {"loss": torch.tensor(loss)})
     assert caplog.messages == ["step 2/10  lr 1.00e-02  loss 2.0000  4.0 images/s  0:00:08 left"]
-    assert seen == [(2, {"loss": 2.0, "lr": 0.01, "images_per_second": 4.0, "step": 2})]
+    assert seen == [(2, {"loss": 2.0, "lr": 0.01, "images_per_second": 4.0})]
 
 
 def test_a_validation_does_not_count_as_training_time(monkeypatch):
@@ -195,5 +195,5 @@ def test_a_validation_does_not_count_as_training_time(monkeypatch):
     hook.after_val_epoch(runner, {"AP": 0.5, "none": None})
     runner.iter = 1
     hook.after_train_iter(runner, 1, None, {"loss": torch.tensor(1.0)})
-    assert seen[0] == {"AP": 0.5, "step": 0}
+    assert seen[0] == {"AP": 0.5}
     assert seen[1]["images_per_second"] == 4.0
