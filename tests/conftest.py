@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
+os.environ["OMP_NUM_THREADS"] = os.environ.get("RESDET_TEST_THREADS", "1")  # of the processes that tests start
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 
 import numpy as np
@@ -52,8 +52,8 @@ def caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
-    """The nets here are too small to share."""
-    torch.set_num_threads(1)
+    """The nets here are too small to share, unless it is threads that are tested (``tests/environments.py``)."""
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
 @pytest.fixture(scope="session")
