@@ -260,10 +260,13 @@ class Storage:
 
 def persistent(identity, wrap=lambda storage: storage) -> bytes:
     """A file whose one object lies outside it."""
+
+    class Pickler(pickle.Pickler):
+        def persistent_id(self, value):
+            return identity if isinstance(value, Storage) else None
+
     file = io.BytesIO()
-    pickler = pickle.Pickler(file, 2)
-    pickler.persistent_id = lambda value: identity if isinstance(value, Storage) else None
-    pickler.dump(wrap(Storage()))
+    Pickler(file, 2).dump(wrap(Storage()))
     return file.getvalue()
 
 
