@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from resdet.engine.experiment import load_experiment
 from resdet.engine.train import train
 from resdet.errors import InputError
 
+CIFAR = Path(__file__).parents[1] / "configs" / "cifar10_resnet20.py"
 MEAN = torch.tensor([123.675, 116.28, 103.53]).view(3, 1, 1)
 STD = torch.tensor([58.395, 57.12, 57.375]).view(3, 1, 1)
 
@@ -128,7 +130,7 @@ def test_cifar_files_under_the_names_in_use(tmp_path):
     net = BACKBONES.build("cifar-resnet20", num_classes=10)
     state = {f"module.{k.replace('fc.', 'linear.')}": v for k, v in net.state_dict().items()}
     torch.save({"state_dict": state, "best_prec1": 91.7}, tmp_path / "resnet20.th.pth")
-    config = "configs/cifar10_resnet20.py"
+    config = CIFAR
     classifier = resdet.Classifier(config, tmp_path / "resnet20.th.pth", device="cpu")
     assert len(classifier.classes) == 10
     image = torch.randint(0, 256, (3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -150,7 +152,7 @@ def test_the_name_in_a_file_is_compared(cls_config, write_config, run):
 def test_what_a_nameless_file_is_taken_for_is_said(tmp_path, caplog):
     torch.save(BACKBONES.build("cifar-resnet20", num_classes=10).state_dict(), tmp_path / "bare.pth")
     with caplog.at_level(logging.INFO, logger="resdet"):
-        resdet.Classifier("configs/cifar10_plain20.py", tmp_path / "bare.pth")
+        resdet.Classifier(CIFAR.with_name("cifar10_plain20.py"), tmp_path / "bare.pth")
     assert "does not name its net: taken for cifar-plain20, whose shapes cifar-resnet20 has too" in caplog.text
 
 
@@ -164,8 +166,8 @@ def test_the_tool_says_what_it_evaluates(cls_config, run, capsys, caplog):
 def test_views_that_a_data_set_does_not_offer(run, capsys):
     for flag in ("--ten-crop", "--dense"):
         with pytest.raises(SystemExit) as caught:
-            cli.evaluate(["configs/cifar10_resnet20.py", "x.pth", flag])
-        assert str(caught.value.code).startswith(f"error: {flag} with config configs/cifar10_resnet20.py")
+            cli.evaluate([str(CIFAR), "x.pth", flag])
+        assert str(caught.value.code).startswith(f"error: {flag} with config {CIFAR}")
         assert "needed: --flip, or none of these flags" in str(caught.value.code)
 
 
