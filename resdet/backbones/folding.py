@@ -27,7 +27,8 @@ def conv_norm(x: Tensor, conv: nn.Module, norm: nn.Module) -> Tensor:
 
 def conv_relu(x: Tensor, conv: nn.Module, norm: nn.Module | None = None, *, add: Tensor | None = None) -> Tensor:
     """``relu(norm(conv(x)) + add)``, where ``norm`` and ``add`` may be missing: on a CPU in one pass at inference."""
-    if _fusible(x, conv, norm) and (add is None or add.dim() == 4):
+    addable = add is None or (add.dim() == 4 and add.shape[2:].numel() > 1)  # torch 2.6 fails on maps of one cell
+    if _fusible(x, conv, norm) and addable:
         weight, bias = _folded(conv, norm) if isinstance(norm, FrozenBatchNorm) else (conv.weight, conv.bias)
         where = (conv.padding, conv.stride, conv.dilation, conv.groups)
         fused = torch.ops.mkldnn._convolution_pointwise  # oneDNN's, as torch.compile uses them

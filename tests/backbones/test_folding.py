@@ -151,3 +151,12 @@ def test_a_folded_block_takes_one_pass_for_each_convolution():
     with torch.no_grad(), Seen():
         block(x)
     assert names == ["mkldnn._convolution_pointwise.default"] * 2 + ["mkldnn._convolution_pointwise.binary"]
+
+
+@pytest.mark.parametrize("side", [1, 2])
+@torch.no_grad()
+def test_maps_of_one_cell(side):
+    conv, x, add = nn.Conv2d(8, 8, 3, padding=1), torch.randn(1, 8, side, side), torch.randn(1, 8, side, side)
+    conv = conv.to(memory_format=torch.channels_last)
+    wanted = torch.relu(conv(x) + add)
+    torch.testing.assert_close(conv_relu(x, conv, add=add), wanted, rtol=1e-4, atol=1e-5)
