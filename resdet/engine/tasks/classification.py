@@ -85,6 +85,9 @@ def read_classifier(path: str | Path, config: ExperimentConfig | None = None) ->
         InputError: damaged; of another net; it does not tell its net, and there is no config.
     """
     where = f"checkpoint {path}"
+    if not Path(path).is_file():
+        needed = "a checkpoint of a run, a published file, or a state dict of the same net"
+        raise InputError(where, found="no such file", needed=needed)
     if config is not None:
         if config.backbone is not None:
             config.backbone()
