@@ -24,12 +24,11 @@ import torch
 from torch import nn
 
 from resdet.backbones import resnet_cifar, vgg
-from resdet.backbones.blocks import BasicBlock, Bottleneck
+from resdet.backbones.blocks import Bottleneck
 from resdet.backbones.checkpointing import checkpoint_blocks
 from resdet.backbones.resnet import (
     STRIDES,
     WIDTHS,
-    ResNet,
     preresnet200,
     resnet18,
     resnet34,
@@ -283,10 +282,14 @@ for _name, _depths, _numbers, _parameters, _multiply_adds in (
     BACKBONES.add(_name, _entry)
 
 
-@BACKBONES.register("resnet18-half", channels=(32, 64, 128, 256), parameters=3_055_880, multiply_adds=483_149_824)
-def _resnet18_half(num_classes: int) -> nn.Module:
-    """ResNet-18 at half the width, a quarter of the work: for demos and CPUs. Not in the paper."""
-    return ResNet(BasicBlock, (2, 2, 2, 2), widths=(32, 64, 128, 256), num_classes=num_classes)
+# At half the width, a quarter of the work: for demos and CPUs. Not in the paper.
+_HALF = {"widths": tuple(width // 2 for width in WIDTHS)}
+for _name, _numbers, _parameters, _multiply_adds in (
+    ("resnet18-half", _HALF, 3_055_880, 483_149_824),
+    ("plain18-half", _HALF | _PLAIN, 3_011_976, 478_332_928),
+):
+    _builder = partial(resnet18, **_numbers)
+    BACKBONES.add(_name, Backbone(_builder, _HALF["widths"], parameters=_parameters, multiply_adds=_multiply_adds))
 
 
 for _name, _builder, _parameters in (("vgg16", vgg.vgg16, 138_357_544), ("vgg16-bn", vgg.vgg16_bn, 138_365_992)):

@@ -205,9 +205,9 @@ def zero_init_residual(net: nn.Module) -> None:
         nn.init.zeros_((block.bn3 if hasattr(block, "bn3") else block.bn2).weight)
 
 
-def resnet18(num_classes: int = 1000, *, shortcut: str = "B") -> ResNet:
+def resnet18(num_classes: int = 1000, *, shortcut: str = "B", widths: Sequence[int] = WIDTHS) -> ResNet:
     """18 layers of basic blocks."""
-    return ResNet(partial(BasicBlock, shortcut=shortcut), (2, 2, 2, 2), num_classes=num_classes)
+    return ResNet(partial(BasicBlock, shortcut=shortcut), (2, 2, 2, 2), widths=widths, num_classes=num_classes)
 
 
 def resnet34(num_classes: int = 1000, *, shortcut: str = "B") -> ResNet:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -24,6 +25,16 @@ from resdet.errors import InputError
 BITS32 = 0xFFFFFFFF
 GOLDEN = 0x9E3779B9
 """2**32 divided by the golden ratio: the step between the counters of a key's draws, as in Weyl sequences."""
+
+
+class Augmentation(Protocol):
+    """What a set in memory is seen through, for a whole batch at once."""
+
+    def choose(self, index: Tensor, seed: Tensor) -> Tensor:
+        """(k, N) int64, what to do to each image: a pure function of its key, (N,) int64 index and seed."""
+
+    def __call__(self, images: Tensor, index: Tensor, choice: Tensor, *, fill: Tensor) -> Tensor:
+        """(N, C, S, S') of (n, C, H, W) the whole set, (N,) which of them, the choice, and (C,) the mean colour."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +135,7 @@ class ResidentDataset(Dataset):
     resident = True
     """Tells that :class:`ResidentBatches` can take the place of a DataLoader."""
 
-    def __init__(self, data: ArrayData, *, augmentation: CropFlip | None = None) -> None:
+    def __init__(self, data: ArrayData, *, augmentation: Augmentation | None = None) -> None:
         if not len(data):
             raise InputError(data.source, found="no images", needed="at least one image")
         self.data, self.augmentation = data, augmentation
