@@ -27,7 +27,7 @@ model = dict(
     train_proposals=(1000, 500),
     test_proposals=(500, 300),
 )
-loader = dict(batch_size=8, workers=2, test_batch_size=4)
-optimizer = dict(lr=0.02, batch_size=8, clip_norm=10.0)
-schedule = dict(length=12, policy="cosine", warmup_steps=200, validate_every=2)
+loader = dict(batch_size=16, workers=2, test_batch_size=4)
+optimizer = dict(lr=0.02, batch_size=16, clip_norm=10.0)
+schedule = dict(length=10, policy="cosine", warmup_steps=100, validate_every=2)
 run = dict(log_every=50)

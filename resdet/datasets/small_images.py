@@ -10,18 +10,16 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.data import DataLoader
 
 from resdet.datasets.cifar import ArrayData
-from resdet.datasets.folder import FolderIndex, read_folder
-from resdet.datasets.images import read_image
+from resdet.datasets.folder import FolderDataset, FolderIndex
 from resdet.datasets.resident import ResidentDataset, draws
 from resdet.datasets.views import CenterView
 from resdet.errors import InputError
@@ -107,21 +105,16 @@ def read_small_images(root: str | Path, split: str, *, side: int, shorter_side: 
     Raises:
         InputError: as :func:`resdet.datasets.folder.read_folder`; a file does not decode.
     """
-    index = read_folder(root, split)
-    view = CenterView(crop=side, shorter_side=shorter_side or side)
-    path, fingerprint = kept_path(root, f"{split}.{view.shorter_side}.{side}"), _fingerprint(index)
+    data = FolderDataset(root, split, view=CenterView(crop=side, shorter_side=shorter_side or side))
+    path, fingerprint = kept_path(root, f"{split}.{data.view.shorter_side}.{side}"), _fingerprint(data.index)
     kept = kept_arrays(path, fingerprint)
     if kept is None:
-        kept = {"images": np.empty((len(index), 3, side, side), dtype=np.uint8)}
-
-        def decode(row: int) -> None:
-            image = read_image(os.path.join(index.folder, index.files[row]))
-            kept["images"][row] = view(image).transpose(2, 0, 1)
-
-        with ThreadPoolExecutor() as pool:  # decoders let other threads run
-            list(pool.map(decode, range(len(index))))
+        workers = min(8, os.cpu_count() or 1) if len(data) > 5_000 else 0
+        loader = DataLoader(data, batch_size=256, num_workers=workers)
+        kept = {"images": torch.cat([images for images, _ in loader]).numpy()}
         keep_arrays(path, fingerprint, kept)
-    return ArrayData(torch.from_numpy(kept["images"]), torch.from_numpy(index.labels), index.classes, index.folder)
+    labels = torch.from_numpy(data.index.labels)
+    return ArrayData(torch.from_numpy(kept["images"]), labels, data.classes, data.index.folder)
 
 
 def _fingerprint(index: FolderIndex) -> str:

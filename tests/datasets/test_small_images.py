@@ -7,7 +7,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
-from resdet.datasets import small_images
+from resdet.datasets.folder import FolderDataset
 from resdet.datasets.loading import TrainBatches
 from resdet.datasets.resident import ResidentBatches
 from resdet.datasets.small_images import ResizedCrop, read_small_images, test_small_images, training_small_images
@@ -89,8 +89,8 @@ def test_images_are_those_of_the_folder(root):
 def test_kept_until_a_file_changes(root, monkeypatch):
     first = read_small_images(root, "train", side=8).images
     reads = []
-    real = small_images.read_image
-    monkeypatch.setattr(small_images, "read_image", lambda path: reads.append(path) or real(path))
+    real = FolderDataset.__getitem__
+    monkeypatch.setattr(FolderDataset, "__getitem__", lambda data, row: reads.append(row) or real(data, row))
     assert torch.equal(read_small_images(root, "train", side=8).images, first) and not reads
     Image.new("RGB", (8, 8), (1, 2, 3)).save(root / "train" / "a" / "1.png")
     again = read_small_images(root, "train", side=8)
