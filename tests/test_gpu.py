@@ -49,9 +49,10 @@ def build(builder, **settings):
 @BUILDERS
 def test_maps_losses_and_gradients_are_those_of_the_cpu(builder, monkeypatch):
     # Sampling takes the first of its candidates on both, whose random numbers differ.
-    monkeypatch.setattr(
-        torch, "rand", lambda *shape, device=None, **_: torch.linspace(0, 1, shape[-1], device=device).expand(shape)
-    )
+    def falling(shape, device):
+        return torch.linspace(1, 0, shape[-1], device=device).expand(shape)
+
+    monkeypatch.setattr(torch, "rand", falling)
     here = build(builder).train()
     there = copy.deepcopy(here).cuda()
     images, targets = batch()
@@ -61,7 +62,7 @@ def test_maps_losses_and_gradients_are_those_of_the_cpu(builder, monkeypatch):
         losses = net.loss([image.to(device) for image in images], moved)
         sum(losses.values()).backward()
         stem = next(p for p in net.parameters() if p.requires_grad)
-        found.append(({name: float(loss) for name, loss in losses.items()}, stem.grad.norm().cpu()))
+        found.append(({name: float(loss.detach()) for name, loss in losses.items()}, stem.grad.norm().cpu()))
     assert found[1][0] == pytest.approx(found[0][0], rel=2e-3)
     torch.testing.assert_close(found[1][1], found[0][1], rtol=2e-2, atol=0)
 
@@ -131,11 +132,11 @@ def test_classifier_in_every_precision_and_layout(layout, dtype):
     there = copy.deepcopy(net).cuda().to(memory_format=layout)
     images = torch.randint(0, 256, (16, 3, 64, 64), dtype=torch.uint8)
     labels = torch.arange(16) % 10
-    expected = float(net.train().loss(images, labels)["loss"])
+    expected = float(sum(net.train().loss(images, labels).values()).detach())
     with torch.autocast("cuda", dtype=dtype or torch.float32, enabled=dtype is not None):
-        loss = there.train().loss(images.cuda(), labels.cuda())["loss"]
+        loss = sum(there.train().loss(images.cuda(), labels.cuda()).values())
     loss.backward()
-    assert float(loss) == pytest.approx(expected, rel=1e-4 if dtype is None else 0.03)
+    assert float(loss.detach()) == pytest.approx(expected, rel=1e-4 if dtype is None else 0.03)
     assert all(torch.isfinite(p.grad).all() for p in there.parameters())
 
 
