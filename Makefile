@@ -11,10 +11,10 @@ export MPLCONFIGDIR := $(CURDIR)/$(VENV)/cache/matplotlib
 .PHONY: demo demo-loc test slow lint clean
 
 demo: $(STAMP)
-	$(BIN)/python -m resdet.demo
+	$(BIN)/python -m resdet.cli demo
 
 demo-loc: $(STAMP)
-	$(BIN)/python -m resdet.demo_localization
+	$(BIN)/python -m resdet.cli demo-loc
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"

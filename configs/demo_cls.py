@@ -4,7 +4,7 @@ Command:  python tools/train_cls.py configs/demo_cls.py
 """
 
 from resdet.classification.build import classifier
-from resdet.datasets.sources import test_crops, training_crops
+from resdet.studies.shapes.sources import test_crops, training_crops
 
 task = "classification"
 metric = "classification"

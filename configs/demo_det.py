@@ -3,7 +3,7 @@
 Command:  python tools/train_det.py configs/demo_det.py
 """
 
-from resdet.datasets.sources import shapes
+from resdet.studies.shapes.sources import shapes
 from resdet.detection.build import faster_rcnn_fpn
 
 task = "detection"

@@ -5,7 +5,7 @@ Cost:     minutes on two CPU cores.
 Figures:  the rows "per-class RPN" and "dense" of the README's table of this demo.
 """
 
-from resdet.datasets.sources import shapes_loc
+from resdet.studies.shapes.sources import shapes_loc
 from resdet.localization.build import per_class_rpn_localizer
 
 task = "localization"

@@ -6,7 +6,7 @@ Figures:  the rows that name the five classes (their share of the errors) of the
 """
 
 from resdet.classification.build import classifier
-from resdet.datasets.sources import test_shapes_loc, training_shapes_loc
+from resdet.studies.shapes.sources import test_shapes_loc, training_shapes_loc
 
 task = "classification"
 metric = "classification"

@@ -5,7 +5,7 @@ Cost:     minutes on two CPU cores.
 Figures:  the rows "+ R-CNN" of the README's table of this demo.
 """
 
-from resdet.datasets.sources import shapes_loc
+from resdet.studies.shapes.sources import shapes_loc
 from resdet.localization.build import region_localizer
 
 task = "localization"

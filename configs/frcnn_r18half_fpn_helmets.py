@@ -1,7 +1,7 @@
 """Helmets and heads on building sites and in classrooms (from SHWD, VOC form, 2,335 photographs): a real small set.
 
-Command:  python tools/train_cls.py configs/resnet18half_imagenet32.py, then
-          python tools/train_det.py configs/frcnn_r18half_fpn_helmets.py
+Command:  python tools/train_det.py configs/frcnn_r18half_fpn_helmets.py
+Before:   python tools/train_cls.py configs/resnet18half_imagenet32.py
 Data:     data/helmets with Annotations/, JPEGImages/ and ImageSets/Main/{train,val}.txt
 """
 

@@ -1,6 +1,6 @@
 """Faster R-CNN on residual networks, as in "Deep Residual Learning for Image Recognition", on today's PyTorch."""
 
-__version__ = "0.1.0"
+from resdet.version import __version__ as __version__
 
 
 def __getattr__(name: str) -> object:

@@ -57,7 +57,7 @@ def python_of(row: Row) -> Path:
 
 
 def run(row: Row) -> str:
-    """``N passed, M failed, ...`` of a row."""
+    """``N passed, M failed, ...`` of a row, and which failed."""
     if shutil.which(row.python) is None:
         return f"left out: no {row.python}"
     variables = {
@@ -68,7 +68,8 @@ def run(row: Row) -> str:
     }
     command = [str(python_of(row)), "-m", "pytest", "-o", "addopts=", "-q", "-n", "2", "-m", "not slow"]
     lines = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True).stdout.splitlines()
-    return lines[-1].strip("= ") if lines else "no answer"
+    broken = [f"    {line}" for line in lines if line.startswith(("FAILED", "ERROR"))]
+    return "\n".join([lines[-1].strip("= "), *broken]) if lines else "no answer"
 
 
 if __name__ == "__main__":

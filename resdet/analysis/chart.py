@@ -16,7 +16,7 @@ from torch import Tensor
 
 from resdet.errors import InputError
 
-GROUND = "#fafaf8"  # as in resdet.visualize
+GROUND = "#fafaf8"  # as in resdet.api.drawing
 
 
 class Line(NamedTuple):

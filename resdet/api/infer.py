@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from resdet.api.detector import Detector
+from resdet.api.drawing import draw_detections
 from resdet.api.pictures import to_tensor
 from resdet.errors import InputError
 from resdet.evaluation.coco_rows import coco_results
 from resdet.evaluation.report import write_json
-from resdet.visualize import draw_detections
 
 SURE = 0.5
 """Least score of what is drawn, unless another is asked for: configs' own is for evaluation."""

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from resdet.api.drawing import draw_detections
 from resdet.api.pictures import Picture, plain_values, to_tensor, usable_device
 from resdet.engine.checkpoints import read_checkpoint
 from resdet.engine.tasks.localization import build_localizer, load_stage
@@ -16,7 +17,6 @@ from resdet.errors import InputError, nearest
 from resdet.localization.localizer import PerClassLocalizer
 from resdet.localization.settings import LocalizationTest
 from resdet.structures import Localizations
-from resdet.visualize import draw_detections
 
 
 class Localizer:

@@ -11,8 +11,8 @@ from typing import Literal, get_args
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from resdet.backbones.folding import conv_norm, conv_relu
 from resdet.backbones.shortcuts import conv, join, shortcut
+from resdet.cpu.folding import conv_norm, conv_relu
 from resdet.errors import InputError
 
 StrideOn = Literal["3x3", "1x1"]

@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from resdet.cpu.folding import ConstantAffine
 from resdet.errors import InputError
 
 
-class FrozenBatchNorm(nn.Module):
+class FrozenBatchNorm(ConstantAffine):
     """``(x - running_mean) / sqrt(running_var + eps) * weight + bias``, all of it constant.
 
     State-dict keys are BatchNorm2d's; ``num_batches_tracked`` is accepted and dropped.

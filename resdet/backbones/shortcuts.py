@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from resdet.backbones.folding import conv_norm
+from resdet.cpu.folding import conv_norm
 from resdet.errors import InputError, nearest
 
 SHORTCUTS = {

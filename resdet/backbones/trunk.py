@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from resdet.backbones.folding import conv_norm
 from resdet.backbones.frozen import freeze_batchnorm
 from resdet.backbones.resnet import STRIDES
+from resdet.cpu.folding import conv_norm
 from resdet.errors import InputError
 
 STAGES = ("layer1", "layer2", "layer3", "layer4")

@@ -21,10 +21,10 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from resdet.backbones.registry import BACKBONES, LIBRARIES
-from resdet.backbones.unpickle import read_arrays, read_tensors
 from resdet.backbones.vgg import from_timm
 from resdet.errors import InputError, listed
 from resdet.files import replacing, sha256
+from resdet.unpickle import read_arrays, read_tensors
 
 logger = logging.getLogger(__name__)
 ENVELOPES = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state", "blobs")

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from resdet.benchmarks.nets import NETS, Framework, Losses, Size, converted_twin
-from resdet.detection.convert_state import Foreign
+from resdet.benchmarks.frameworks import NETS, Framework, Losses, Size, converted_twin
+from resdet.convert.renaming import Foreign
 from resdet.detection.faster_rcnn import FasterRCNN
 from resdet.structures import Detections, Target
 
@@ -77,8 +77,7 @@ def _build_mmdetection(name: str, device: torch.device) -> nn.Module:
 
 
 def _call_mmdetection(net: Any, images: Sequence[Tensor], targets: Sequence[Target] | None, mode: str) -> Any:
-    from mmdet.structures import DetDataSample
-    from mmengine.structures import InstanceData
+    from mmdet.structures.det_data_sample import DetDataSample, InstanceData
 
     samples = []
     for number, image in enumerate(images):

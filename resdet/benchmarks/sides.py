@@ -14,11 +14,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from resdet.benchmarks.footprint import Memory, MemoryMeter
 from resdet.benchmarks.nets import build_theirs, framework, images_and_targets, ready_for_inference
 from resdet.benchmarks.stations import Profile, places, wait
+from resdet.cpu.memory import keep_freed_memory
 from resdet.detection.faster_rcnn import FasterRCNN
 from resdet.engine.compiled import compile_parts
 from resdet.engine.optim import autocast, build_optimizer
 from resdet.engine.settings import Optimizer
-from resdet.memory import keep_freed_memory
 
 LEARNING_RATE = 1e-6
 """So small that the losses stay what they are; momentum and weight decay are the usual ones."""
@@ -41,7 +41,7 @@ class Side(NamedTuple):
     compile: str = "off"
     """Our net (:mod:`resdet.engine.compiled`)."""
     keep_memory: bool = False
-    """Our side keeps freed memory (:mod:`resdet.memory`); the other runs as shipped."""
+    """Our side keeps freed memory (:mod:`resdet.cpu.memory`); the other runs as shipped."""
     threads: int | None = None
 
 

@@ -1,6 +1,6 @@
-"""``python -m resdet.cli`` checks the environment and does nothing else."""
+"""``python -m resdet.cli``: see :mod:`resdet.cli.demos`."""
 
-from resdet.cli.running import run
+from resdet.cli.demos import demos
 
 if __name__ == "__main__":
-    run(lambda: None)
+    demos()

@@ -42,7 +42,7 @@ def convert(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
 
     def main() -> None:
-        from resdet.conversion import convert_file
+        from resdet.convert.files import convert_file
         from resdet.labels import COCO_CLASSES
 
         report = convert_file(**vars(args))

@@ -40,12 +40,12 @@ def ladder(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
 
     def main() -> None:
-        from resdet import ladder as table_9
         from resdet.backbones.weights import file_hash
         from resdet.engine import distributed
         from resdet.engine.config import load_config
         from resdet.errors import InputError
         from resdet.evaluation.report import provenance, write_json
+        from resdet.studies import ladder as table_9
 
         config = load_config(args.config, args.cfg_options)
         if config.task.name != "detection":
@@ -102,7 +102,7 @@ def show_steps(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
 
     def main() -> None:
-        from resdet.steps import show_steps as draw
+        from resdet.studies.steps import show_steps as draw
 
         written = draw(
             args.checkpoint,
@@ -153,7 +153,7 @@ def analyze(arguments: Sequence[str] | None = None) -> None:
             parser.error(f"--{name} {getattr(args, name)}: at least 1")
 
     def main() -> None:
-        from resdet import analyze as analyses
+        from resdet.analysis import experiments as analyses
 
         if args.analysis == "studies":
             print(analyses.study_tables(args.runs, out=args.out))

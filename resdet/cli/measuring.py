@@ -173,7 +173,7 @@ def _benchmark_cls(args: argparse.Namespace) -> list:
     """Rows of the work ``cls``."""
     import torch
 
-    from resdet.costs import training_cost
+    from resdet.benchmarks.costs import training_cost
 
     if args.threads:
         torch.set_num_threads(args.threads)

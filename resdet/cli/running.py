@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 def run(main: Callable[[], None]) -> None:
     """Call a tool; print the message of a user's mistake without a traceback and exit with 1."""
+    from resdet.cpu.memory import keep_freed_memory
     from resdet.errors import InputError
-    from resdet.memory import keep_freed_memory
 
     _tell()
     try:

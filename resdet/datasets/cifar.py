@@ -33,10 +33,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from resdet.backbones.unpickle import ArrayUnpickler
 from resdet.datasets.folder import SUFFIXES
 from resdet.errors import InputError, listed, nearest
 from resdet.files import keep_arrays, kept_arrays, kept_path, sha256
+from resdet.unpickle import ArrayUnpickler
 
 logger = logging.getLogger(__name__)
 

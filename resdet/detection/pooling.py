@@ -11,7 +11,7 @@ import torchvision
 from torch import Tensor, nn
 
 from resdet import boxes as box_ops
-from resdet.detection.row_pooling import roi_align_rows
+from resdet.cpu.row_pooling import roi_align_rows
 from resdet.errors import InputError
 
 CANONICAL_SIDE = 224.0

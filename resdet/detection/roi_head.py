@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resdet import boxes as box_ops
-from resdet.backbones.folding import conv_relu
+from resdet.cpu.folding import conv_relu
 from resdet.detection.context import concatenate, image_vectors, no_vectors
 from resdet.detection.losses import SMOOTH_L1_BETA, box_loss, class_loss
 from resdet.detection.matching import NEITHER, PaddedTargets, match, sample

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from resdet import boxes as box_ops
-from resdet.backbones.folding import conv_relu
+from resdet.cpu.folding import conv_relu
 from resdet.detection.anchors import Anchors
 from resdet.detection.losses import SMOOTH_L1_BETA, box_loss, objectness_loss
 from resdet.detection.matching import PaddedTargets, Sample, match, sample

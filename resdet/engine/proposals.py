@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from resdet.backbones.folding import fold_batchnorm
 from resdet.backbones.weights import file_hash
+from resdet.cpu.folding import fold_batchnorm
 from resdet.datasets.annotations import Annotations
 from resdet.datasets.detection import DetectionDataset
 from resdet.datasets.loading import collate

@@ -16,7 +16,6 @@ from mmengine.runner import IterBasedTrainLoop, Runner
 from mmengine.runner.base_loop import BaseLoop
 from torch import nn
 
-from resdet import __version__
 from resdet.backbones.stochastic_depth import RandomResidual
 from resdet.backbones.weights import load_exactly
 from resdet.engine import distributed
@@ -24,6 +23,7 @@ from resdet.engine.checkpoints import check_same, read_checkpoint, write_checkpo
 from resdet.engine.optim import autocast
 from resdet.engine.progress import shown
 from resdet.errors import InputError
+from resdet.version import __version__
 
 if TYPE_CHECKING:
     from resdet.engine.config import ExperimentConfig

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-import resdet
 from resdet.errors import InputError
 from resdet.evaluation.coco import CocoFigures
 from resdet.evaluation.voc import VocFigures
 from resdet.files import replacing, sha256
+from resdet.version import __version__
 
 COCO_MEANINGS = {
     "AP": "mean precision, IoU 0.50:0.95",
@@ -94,7 +94,7 @@ def provenance(
         "seed": seed,
         "versions": {
             "python": platform.python_version(),
-            "resdet": resdet.__version__,
+            "resdet": __version__,
             "torch": torch.__version__,
             **{name: version(name) for name in ("torchvision", "numpy", "pycocotools")},
         },

@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from resdet.benchmarks import nets
 from resdet.benchmarks.nets import build_theirs, framework, images_and_targets, ready_for_inference
-from resdet.detection.convert_state import Foreign
+from resdet.convert.renaming import Foreign
 from resdet.errors import InputError
 
 HW = (64, 96)

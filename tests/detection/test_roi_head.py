@@ -9,7 +9,7 @@ from torch.testing import assert_close
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead
 
 from resdet import boxes as box_ops
-from resdet.backbones.folding import fold_batchnorm
+from resdet.cpu.folding import fold_batchnorm
 from resdet.detection.matching import pad_targets
 from resdet.detection.pooling import RoIPooling
 from resdet.detection.roi_head import (

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from resdet.api import Detector
-from resdet.backbones import winograd
 from resdet.backbones.custom import define_net
 from resdet.backbones.registry import BACKBONES
+from resdet.cpu import winograd
 from resdet.detection.build import from_checkpoint
 from resdet.engine.calls import Call
 from resdet.engine.checkpoints import net_calls, read_checkpoint, write_checkpoint
@@ -90,7 +90,7 @@ def test_what_a_checkpoint_may_not_tell(last, tmp_path, change, words):
                 "os.system",
                 "resdet.detection.build.os",
                 "resdet.detection.build.Sequence",
-                "resdet.detection.convert.convert",
+                "resdet.convert.states.convert",
                 "resdet.backbones.custom.define_net",
                 "resdet.classification.build.classifier",  # builds no detector
                 ["resdet.detection.build.faster_rcnn_fpn"],

@@ -19,10 +19,11 @@ from resdet.backbones.blocks import Bottleneck
 from resdet.backbones.registry import BACKBONES
 from resdet.backbones.resnet import ResNet
 from resdet.backbones.weights import load_exactly
-from resdet.conversion import convert_file
-from resdet.detection import build, convert_state
-from resdet.detection.convert import convert
-from resdet.detection.convert_state import Foreign
+from resdet.convert import renaming as convert_state
+from resdet.convert.files import convert_file
+from resdet.convert.renaming import Foreign
+from resdet.convert.states import convert
+from resdet.detection import build
 from resdet.engine.checkpoints import read_checkpoint
 from resdet.engine.tasks.detection import DetectionAdapter
 

@@ -12,8 +12,8 @@ from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead
 from torchvision.models.detection.rpn import RPNHead
 
 from resdet.backbones.weights import load_exactly
+from resdet.convert.states import from_torchvision
 from resdet.detection.build import faster_rcnn_fpn
-from resdet.detection.convert import from_torchvision
 from resdet.structures import Target
 
 K = 5

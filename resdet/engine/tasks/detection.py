@@ -11,8 +11,8 @@ from mmengine.model import BaseDataPreprocessor, BaseModel
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from resdet.backbones.folding import fold_batchnorm
-from resdet.backbones.winograd import use_winograd
+from resdet.cpu.folding import fold_batchnorm
+from resdet.cpu.winograd import use_winograd
 from resdet.datasets.annotations import Annotations
 from resdet.datasets.detection import DetectionDataset
 from resdet.datasets.transforms import augmentation, check_augmentation

@@ -11,7 +11,7 @@ from mmengine.model import BaseDataPreprocessor, BaseModel
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from resdet.backbones.folding import fold_batchnorm
+from resdet.cpu.folding import fold_batchnorm
 from resdet.datasets.detection import DetectionDataset
 from resdet.datasets.loc_view import LocalizationCrop
 from resdet.datasets.regions import RegionDataset

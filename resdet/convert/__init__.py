@@ -1,0 +1,1 @@
+"""Foreign checkpoints as files of ours."""

@@ -1,0 +1,80 @@
+"""``make demo``: pre-train, train, evaluate and draw on the embedded data set, in minutes on two CPU cores."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from pathlib import Path
+
+WORK_DIR = Path("work_dirs")
+
+
+def demo() -> None:
+    """The demo, from nothing to pictures."""
+    from resdet.api import Detector
+    from resdet.engine.config import load_config
+    from resdet.engine.train import train
+    from resdet.studies.shapes.sources import shapes
+    from resdet.studies.shapes.world import write_shapes
+
+    started = time.perf_counter()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    configs = Path(__file__).parents[2] / "configs"
+    say("1/4  the data set: ten classes in a small world, some told only by their scene")
+    say(f"     {write_shapes()}/  (COCO, VOC and folder-per-class form)")
+    say("2/4  pre-training ResNet-18 at half width on crops (tools/train_cls.py configs/demo_cls.py)")
+    train(load_config(configs / "demo_cls.py"), work_dir=WORK_DIR / "demo_cls")
+    published = json.loads((WORK_DIR / "demo_cls" / "metrics.json").read_text())["published"]
+    say("3/4  training Faster R-CNN on it (tools/train_det.py configs/demo_det.py)")
+    figures = train(load_config(configs / "demo_det.py"), work_dir=WORK_DIR / "demo_det")
+    say("4/4  drawing")
+    picture, curves = WORK_DIR / "demo_det" / "detections.png", WORK_DIR / "demo_det" / "curves.png"
+    detector = Detector(configs / "demo_det.py", WORK_DIR / "demo_det" / "best.pth")
+    draw_answers(detector, shapes(split="val"), picture, title=f"Held-out images, mAP@.5 {figures['coco/AP50']:.2f}")
+    draw_losses(WORK_DIR / "demo_det", curves)
+    say(
+        f"\nmAP@[.5,.95] {figures['coco/AP']:.3f}   mAP@.5 {figures['coco/AP50']:.3f}   on 200 held-out images"
+        f"\ntop-1 accuracy of the published backbone that it started from {published['top1']:.3f}"
+        f"\n{(time.perf_counter() - started) / 60:.1f} minutes"
+        f"\npictures: {picture}, {curves}"
+        "\n\nNext (after `. .venv/bin/activate`):"
+        "\n  python tools/eval.py configs/demo_det.py work_dirs/demo_det/best.pth"
+        "\n  python tools/infer.py configs/demo_det.py work_dirs/demo_det/best.pth data/shapes/JPEGImages --out seen"
+        "\n  your own images: README.md, 'Your own data'"
+    )
+
+
+def draw_answers(detector, annotations, path: Path, *, title: str, images: int = 12) -> None:
+    """A sheet of the first images that hold objects: the truth beside what the detector finds at a score of 0.5."""
+    from resdet.api.drawing import draw_comparison
+    from resdet.datasets.detection import DetectionDataset
+
+    data, rows = DetectionDataset(annotations), []
+    for index in range(len(data)):
+        image, truth = data[index]
+        if len(truth.labels) and len(rows) < images:
+            answer = detector(image)
+            sure = answer.scores >= 0.5
+            found = (answer.boxes[sure], answer.labels[sure], answer.scores[sure])
+            rows.append((image, (truth.boxes, truth.labels), found))
+    draw_comparison(rows, path, classes=detector.classes, title=title)
+
+
+def draw_losses(work_dir: Path, path: Path) -> None:
+    """The losses of a run from its log."""
+    from resdet.api.drawing import plot_curves
+
+    log = max(work_dir.glob("*/vis_data/scalars.json"), key=lambda p: p.stat().st_mtime)
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    names = [name for name in rows[0] if name.startswith("loss")]
+    steps = [row["step"] for row in rows if "loss" in row]
+    series = {name: (steps, [row[name] for row in rows if "loss" in row]) for name in names}
+    plot_curves(series, path, title="Training losses", xlabel="step", ylabel="loss")
+
+
+def say(text: str) -> None:
+    """A line for the person at the terminal."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()

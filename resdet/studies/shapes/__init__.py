@@ -1,0 +1,1 @@
+"""The embedded world: data sets that are drawn, not downloaded."""
