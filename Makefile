@@ -8,7 +8,7 @@ STAMP := $(VENV)/installed
 export RESDET_CACHE := $(CURDIR)/$(VENV)/cache/resdet
 export MPLCONFIGDIR := $(CURDIR)/$(VENV)/cache/matplotlib
 
-.PHONY: demo demo-loc test slow lint clean
+.PHONY: demo demo-loc test slow lint docs clean
 
 demo: $(STAMP)
 	$(BIN)/python -m resdet.cli demo
@@ -25,6 +25,12 @@ slow: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# The manual, in docs/_build/html/index.html.
+docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet --editable ".[docs]"
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 
 # torch and torchvision come from one resolve. mmengine brings opencv-python beside albumentations' headless build; the
 # headless one is put on top, because the other needs libGL, which servers lack.

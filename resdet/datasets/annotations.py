@@ -101,8 +101,7 @@ def check_boxes(
         strict: refuse instead.
 
     Returns:
-        boxes: (B', 4) float32, ``0 <= x1 < x2 <= W``.
-        kept: (B,) bool, which rows they are.
+        The boxes that remain, (B', 4) float32, ``0 <= x1 < x2 <= W``; and (B,) bool, which rows they are.
 
     Raises:
         InputError: ``strict`` and a box is at fault.

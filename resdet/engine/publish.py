@@ -80,11 +80,15 @@ def describe_test(experiment: Experiment) -> str:
 
 
 def _statistics_batches(experiment: Experiment) -> Iterator[Tensor]:
-    """Images of the training set as they are trained on, spread evenly over it and over the processes."""
+    """Images of the training set as they are trained on, drawn at random, spread evenly over the processes.
+
+    The order counts: the layers before one normalise by their batch, and folders are sorted by class, so that batches
+    in their order would each hold the images of one or two classes.
+    """
     data, config = experiment.train_set, experiment.config
     limit = config.publish.statistics_images
     count = len(data) if limit is None else min(limit, len(data))
-    rows = torch.linspace(0, len(data) - 1, count).long().tolist()
+    rows = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[:count].tolist()
     share = EvaluationShare(count, 64, rank=distributed.rank(), world=distributed.world_size())
     picked = torch.utils.data.Subset(data, rows)
     loader = torch.utils.data.DataLoader(picked, batch_sampler=share, num_workers=config.loader.workers)
