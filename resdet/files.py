@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
@@ -63,7 +63,8 @@ def keep_arrays(path: Path, fingerprint: str, arrays: Mapping[str, np.ndarray]) 
     """Keep arrays for :func:`kept_arrays`; where nothing can be written, say so and go on."""
     try:
         with replacing(path) as file:
-            np.savez(file, **arrays, fingerprint=np.array(fingerprint))
+            contents: dict[str, Any] = {**arrays, "fingerprint": np.array(fingerprint)}
+            np.savez(file, **contents)
     except OSError as error:
         logger.info("%s is not kept: %s", path, error)
 

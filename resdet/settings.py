@@ -21,7 +21,8 @@ from typing_extensions import Self
 
 from resdet.errors import InputError, nearest
 
-S, T = TypeVar("S", bound="Settings"), TypeVar("T")
+S = TypeVar("S", bound="Settings")
+T = TypeVar("T")
 CHANGEABLE = "changeable"
 """Marks a setting of a net that may differ between training and test."""
 
@@ -127,7 +128,7 @@ def arguments_of(function: Callable) -> type[Settings]:
     first = next(iter(parameters.values()), None)
     if first is not None and isinstance(first.annotation, type) and issubclass(first.annotation, Settings):
         return first.annotation
-    fields = {
+    fields: dict[str, Any] = {
         name: (parameter.annotation, ... if parameter.default is parameter.empty else parameter.default)
         for name, parameter in parameters.items()
     }
@@ -139,9 +140,9 @@ def takes_settings(build: Callable[[S], T]) -> Callable[..., T]:
     kind = next(iter(inspect.signature(build, eval_str=True).parameters.values())).annotation
 
     @wraps(build)
-    def call(settings: Settings | None = None, /, **values: Any) -> T:
+    def call(settings: S | None = None, /, **values: Any) -> T:
         settings = kind(**values) if settings is None else settings
-        if settings.num_classes is None:
+        if getattr(settings, "num_classes", None) is None:
             raise InputError("model.num_classes", found="nothing", needed="the number of classes")
         return build(settings)
 
@@ -224,9 +225,7 @@ def _bounds(parts: Any, inside: tuple = ()) -> Iterator[Any]:
             yield part
         elif hasattr(part, "metadata"):
             yield from _bounds(tuple(part.metadata), inside)
-        if isinstance(part, type(Annotated[int, 0])):
-            yield from _bounds((part.__origin__, *part.__metadata__), inside)
-        elif typing.get_origin(part) in (typing.Union, types.UnionType, *inside):
+        if typing.get_origin(part) is Annotated or typing.get_origin(part) in (typing.Union, types.UnionType, *inside):
             yield from _bounds(typing.get_args(part), inside)
 
 
@@ -241,4 +240,4 @@ def say(kind: Any) -> str:
         return " or ".join(say(argument) for argument in arguments)
     if origin in (tuple, Sequence):
         return f"{'tuple' if origin is tuple else 'sequence'}[{', '.join(say(a) for a in arguments)}]"
-    return {types.NoneType: "None", ...: "..."}.get(kind) or getattr(kind, "__name__", str(kind))
+    return {types.NoneType: "None", ...: "..."}.get(kind) or str(getattr(kind, "__name__", kind))

@@ -7,6 +7,7 @@ deviation, and the stride on the first 1x1 convolution. In Caffe2's form BN is f
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from resdet.convert.renaming import (
     NORM,
@@ -92,7 +93,7 @@ def _backbone(
 ) -> Converted:
     state = {_numbered(key): value for key, value in rename(foreign, renames, kind=kind).items()}
     said = foreign.agree(None, "3x3" if is_grouped(state) else None)
-    channels, stride_on = (one or other for one, other in zip(said, usual, strict=True))
+    channels, stride_on = said[0] or usual[0], said[1] or usual[1]
     if not channels or not stride_on:
         found = "a ResNet whose pixel format and stride no key tells"
         raise InputError(foreign.source, found=found, needed=SWITCHES)
@@ -101,7 +102,7 @@ def _backbone(
     mean, std = usual_pixels(channels, stride_on)
     if "conv1.weight" in state:
         state["conv1.weight"] = fold_pixels(state["conv1.weight"], mean=mean, std=std, bgr=bgr, source=foreign.source)
-    arguments = {"backbone": backbone_name(state, stride_on=stride_on, source=foreign.source)}
+    arguments: dict[str, Any] = {"backbone": backbone_name(state, stride_on=stride_on, source=foreign.source)}
     if "fc.weight" in state:
         arguments["num_classes"] = len(state["fc.weight"])
     notes = [

@@ -240,7 +240,8 @@ def _pixels(
     """Mean and deviation in the order of the channels, that order, the convolution that strides, and who told it."""
     check_among(config, "INPUT.FORMAT", ("BGR", "RGB"))
     mean, std = (_pixel_numbers(foreign, config, name) for name in ("pixel_mean", "pixel_std"))
-    channels_told, stride_told = setting(config, "INPUT.FORMAT", "").lower(), "3x3" if grouped else None
+    channels_told = setting(config, "INPUT.FORMAT", "").lower()
+    stride_told: StrideOn | None = "3x3" if grouped else None
     if not channels_told and mean:
         far = [sum(abs(a - b) for a, b in zip(mean, order, strict=True)) for order in (RGB_MEAN[::-1], RGB_MEAN)]
         channels_told = "bgr" if far[0] <= far[1] else "rgb"
@@ -253,7 +254,7 @@ def _pixels(
     assumed = ["BGR pixels"] * (channels is None) + ["stride on the first 1x1 convolution"] * (stride_on is None)
     channels, stride_on = channels or "bgr", stride_on or "1x1"
     usual = (RGB_MEAN[::-1], (1.0, 1.0, 1.0)) if mean or config else usual_pixels(channels, stride_on)
-    mean, std = mean or usual[0], std or usual[1]
+    mean, std = mean or list(usual[0]), std or list(usual[1])
     notes = [
         f"{channels.upper()} pixels over {_listed(std)}: folded into conv1",
         f"stride on the {'first 1x1' if stride_on == '1x1' else '3x3'} convolution",

@@ -93,7 +93,7 @@ def convert_file(
 
 def _write_detector(converted: Converted, out: Path, origin: dict, names: tuple[str, ...] | None) -> Report:
     classes = _choose_names(converted, names, origin["file"])
-    builder = getattr(build, converted.builder)
+    builder = getattr(build, str(converted.builder))
     net = builder(**converted.arguments)
     load_exactly(net, converted.state, source=origin["file"])
     state = {f"net.{key}": value.detach() for key, value in net.state_dict().items()}

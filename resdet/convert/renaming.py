@@ -16,7 +16,7 @@ from torch import Tensor
 
 from resdet.backbones.registry import BACKBONES, Builder
 from resdet.detection.preprocess import RGB_MEAN, RGB_STD
-from resdet.errors import InputError
+from resdet.errors import InputError, listed
 
 Style = Literal["caffe", "pytorch"]
 """mmdetection's words. ``caffe``: BGR pixels, not divided by a deviation, and bottlenecks that stride on the first 1x1
@@ -147,7 +147,7 @@ def summary(keys: Sequence[str], shown: int = 20) -> str:
     counts = Counter(re.sub(r"\d+", "*", key) for key in keys)
     single = {re.sub(r"\d+", "*", key): key for key in keys}
     texts = [single[pattern] if n == 1 else f"{pattern} ({n})" for pattern, n in counts.items()]
-    return ", ".join(texts[:shown]) + (f", and {len(texts) - shown} more" if len(texts) > shown else "")
+    return listed(texts, shown=shown)
 
 
 def fold_pixels(conv1: Tensor, *, mean: Sequence[float], std: Sequence[float], bgr: bool, source: str) -> Tensor:

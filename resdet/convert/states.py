@@ -190,7 +190,7 @@ KINDS: dict[str, Callable[[Foreign], Converted]] = {
 }
 """Pattern of how some key of a kind begins, and its converter."""
 _PIXELS = ("style", "channels", "stride_on")
-TAKEN = {
+TAKEN: dict[Callable[[Foreign], Converted], tuple[str, ...]] = {
     from_torchvision_file: (),
     **dict.fromkeys((from_detectron2, from_mmdetection), (*_PIXELS, "config")),
     **dict.fromkeys((from_caffe2, from_caffe, from_resnet), _PIXELS),

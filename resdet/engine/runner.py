@@ -22,7 +22,7 @@ from resdet.engine import distributed
 from resdet.engine.checkpoints import check_same, read_checkpoint, write_checkpoint
 from resdet.engine.optim import autocast
 from resdet.engine.progress import shown
-from resdet.errors import InputError
+from resdet.errors import InputError, listed
 from resdet.version import __version__
 
 if TYPE_CHECKING:
@@ -195,7 +195,7 @@ class ResdetRunner(Runner):
         if bad:
             raise InputError(
                 f"training, step {meta['step']}",
-                found=f"weights that are not finite: {', '.join(bad[:3])}{', ...' if len(bad) > 3 else ''}",
+                found=f"weights that are not finite: {listed(bad, shown=3)}",
                 needed="weights that do not diverge (nothing was saved): a lower optimizer.lr, or clip_norm=10",
             )
         if distributed.rank() == 0:

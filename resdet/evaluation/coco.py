@@ -94,9 +94,8 @@ def evaluate_coco(
     for place, key in enumerate(sorted(truth.names)):
         curves = precision[:, :, place, ALL_AREAS]
         per_class[key] = CocoClass(truth.names[key], _mean(curves), _mean(curves[AT_50]), boxes[place])
-    return CocoFigures(
-        *(-1.0 if figure is None else figure for figure in figures), tuple(per_class[key] for key in truth.names)
-    )
+    known = [-1.0 if figure is None else figure for figure in figures]
+    return CocoFigures._make([*known, tuple(per_class[key] for key in truth.names)])
 
 
 def _mean(precision: np.ndarray) -> float | None:

@@ -10,14 +10,14 @@ import itertools
 import json
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
 
-from resdet.errors import InputError
+from resdet.errors import InputError, listed
 from resdet.evaluation.coco_curves import CocoFound, CocoObjects
 from resdet.structures import Detections
 
@@ -178,15 +178,15 @@ def result_table(
     Raises:
         InputError: for a label outside [0, K).
     """
-    boxes, scores, labels = (field.detach().cpu().double().numpy() for field in (boxes, scores, labels))
-    labels = labels.astype(np.int64)
-    wrong = np.flatnonzero((labels < 0) | (labels >= len(category_ids)))
+    corners, sure, of_class = (field.detach().cpu().double().numpy() for field in (boxes, scores, labels))
+    rows = of_class.astype(np.int64)
+    wrong = np.flatnonzero((rows < 0) | (rows >= len(category_ids)))
     if len(wrong):
         needed = f"labels in [0, {len(category_ids)}): a model for the classes of this data set"
         where = f"detections of image {image_ids[wrong[0]]}"
-        raise InputError(where, found=f"label {labels[wrong[0]]}", needed=needed)
-    categories = np.asarray(category_ids)[labels]
-    return np.column_stack([image_ids, boxes[:, :2], boxes[:, 2:] - boxes[:, :2], scores, categories])
+        raise InputError(where, found=f"label {rows[wrong[0]]}", needed=needed)
+    categories = np.asarray(category_ids)[rows]
+    return np.column_stack([image_ids, corners[:, :2], corners[:, 2:] - corners[:, :2], sure, categories])
 
 
 def result_rows(table: np.ndarray) -> list[dict]:
@@ -206,8 +206,8 @@ def _plain_row(row: dict) -> dict:
 
 def _columns(rows: Sequence[dict]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Image ids, category ids and boxes of sound rows."""
-    ids = [np.array([int(row[key]) for row in rows], dtype=np.int64) for key in ROW_KEYS[:2]]
-    return *ids, np.array([row["bbox"] for row in rows], dtype=np.float64).reshape(-1, 4)
+    images, categories = (np.array([int(row[key]) for row in rows], dtype=np.int64) for key in ROW_KEYS[:2])
+    return images, categories, np.array([row["bbox"] for row in rows], dtype=np.float64).reshape(-1, 4)
 
 
 def _is_plain(rows: Sequence[dict]) -> bool:
@@ -258,10 +258,11 @@ def _problem_of(row: object, keys: tuple[str, ...]) -> str | None:
     return None if row.get("area") is None or _is_finite(row["area"]) else f"area {row['area']!r}"
 
 
-def _is_integer(value: object) -> bool:
+def _is_integer(value: Any) -> bool:
     """Whole floats count: writers that go through an array make them. Ids that float64 cannot tell apart do not."""
-    whole = value.is_integer() if isinstance(value, float) else isinstance(value, int | np.integer)
-    return whole and not isinstance(value, bool) and abs(value) <= LARGEST_ID
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer):
+        return False
+    return (not isinstance(value, float) or value.is_integer()) and abs(int(value)) <= LARGEST_ID
 
 
 def _whole(value: float) -> int | float:
@@ -290,11 +291,6 @@ def _places(
         if len(unknown):
             found = f"{key} {ids[unknown[0]]} (row {unknown[0]}), which the ground truth lacks; "
             found += f"{len(unknown)} of {len(ids)} rows are like this"
-            raise InputError(where, found=found, needed=f"one of: {_listing(listing)}")
+            raise InputError(where, found=found, needed=f"one of: {listed([str(item) for item in listing], shown=30)}")
         places.append(np.searchsorted(known, ids))
     return places[1], places[0]
-
-
-def _listing(items: Iterable[object], limit: int = 30) -> str:
-    items = [str(item) for item in items]
-    return ", ".join(items[:limit]) + (f", and {len(items) - limit} more" if len(items) > limit else "")

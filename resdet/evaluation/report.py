@@ -46,7 +46,7 @@ def format_table(figures: CocoFigures | VocFigures) -> str:
     return f"{_aligned(summary)}\n\n{_aligned([header, *figures.per_class])}"
 
 
-def write_json(path: str | Path, record: Mapping) -> None:
+def write_json(path: str | Path, record: Mapping | Sequence) -> None:
     """Write a record whole or not at all; a file already there stays until the new one is complete.
 
     Args:

@@ -46,11 +46,11 @@ def embed_maxout(
     """
     sides = torch.stack([side(boxes * view.scale_from(common)[images]) for view in pyramid], dim=1)
     first = adjacent_scales(sides, region_side)
-    vectors: Tensor | None = None
+    vectors = boxes.new_empty(0)
     for level, view in enumerate(pyramid):
         rows = torch.where((first == level) | (first == level - 1))[0]
         seen = view.embed(boxes[rows], images[rows], context, common)
-        if vectors is None:
+        if not level:
             vectors = seen.new_full((len(boxes), seen.shape[1]), float("-inf"))
         vectors[rows] = torch.maximum(vectors[rows], seen)
     return vectors

@@ -7,8 +7,9 @@ The walk: a *view* of each net at each size → proposals of all → the head on
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import product
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -66,8 +67,8 @@ class Predictor(nn.Module):
         if (own := nets[0].preprocess.test_side) in settings.sizes:
             raise InputError("test.sizes", found=f"{own}, the net's own", needed="further shorter sides")
         self.nets, self.settings = nn.ModuleList(nets), settings
-        self.timed, self.seconds = timed, {}
-        self.images = 0
+        self.timed, self.images = timed, 0
+        self.seconds: dict[str, float] = {}
         asked = {name: getattr(settings, name) for name in ("score_threshold", "nms_iou", "max_per_image")}
         self.suppression = nets[0].suppression._replace(
             **{name: value for name, value in asked.items() if value is not None},
@@ -117,9 +118,9 @@ class Predictor(nn.Module):
     ) -> list[Detections]:
         asked = self.suppression if threshold is None else self.suppression._replace(score_threshold=threshold)
         kept = stages.once("suppression", object(), lambda: suppress(scored, **asked._asdict()))
-        if self.settings.vote is None:
+        if (iou := self.settings.vote) is None:
             return kept
-        return stages.once("voting", object(), lambda: vote(kept, scored, iou=self.settings.vote))
+        return stages.once("voting", object(), lambda: vote(kept, scored, iou=iou))
 
     def _score_look(self, images: Sequence[Tensor], look: Look, stages: Stages) -> tuple[list[ScoredBoxes], ImageBatch]:
         """All predictions of all rounds, and their frame."""
@@ -150,13 +151,11 @@ class Predictor(nn.Module):
         """
         shown = [image.flip(-1) for image in images] if look.mirrored else images
         views = []
-        for net in self.nets:
+        for net in cast("list[FasterRCNN]", list(self.nets)):
             own = look.size or net.preprocess.test_side
             scales = self.settings.scales or (own,)
             at = {
-                size: stages.once(
-                    "backbone", (id(net), size, look.mirrored), lambda net=net, size=size: View(net, shown, size)
-                )
+                size: stages.once("backbone", (id(net), size, look.mirrored), partial(View, net, shown, size))
                 for size in sorted({own, *scales}, reverse=True)
             }
             views.append((at[own], [at[size] for size in scales]))
@@ -168,8 +167,10 @@ class Predictor(nn.Module):
         if len(views) == 1:
             return [boxes for boxes, _ in found[0]]
         rpn = own.net.rpn
-        found = zip(*found, strict=True)
-        return [merge_proposals(of_image, nms_iou=rpn.nms_iou, count=rpn.test_cut.after) for of_image in found]
+        return [
+            merge_proposals(of_image, nms_iou=rpn.nms_iou, count=rpn.test_cut.after)
+            for of_image in zip(*found, strict=True)
+        ]
 
     def _score_net(
         self, own: View, pyramid: list[View], regions: list[Tensor], common: ImageBatch, stages: Stages
