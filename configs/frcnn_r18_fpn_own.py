@@ -5,7 +5,8 @@ Data:     COCO form: data/own/{train,val}.json and data/own/images; class names 
           for other places see the README, "Your own data".
 Cost:     500 images, 20 epochs: minutes on a GPU.
 
-The backbone is torchvision's ResNet-18 with its ImageNet weights, downloaded at first use.
+The backbone is torchvision's ResNet-18 with its ImageNet weights, downloaded at first use. Without a network the
+half-width ResNet-18 that comes with the package takes its place (docs/pretrained.md).
 """
 
 from resdet.datasets.coco import read_coco
@@ -19,6 +20,7 @@ model = dict(
     type=faster_rcnn_fpn,
     backbone="torchvision/resnet18",
     init="pretrained",
+    fallback="resnet18-half",
     frozen_stages=1,
     shorter_side=(480, 512, 544, 576, 608, 640),
     longer_side=1066,

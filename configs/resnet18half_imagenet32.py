@@ -10,3 +10,4 @@ with read_base():
     from ._base_.imagenet32 import *
 
 model.update(backbone="resnet18-half")
+publish = dict(half=True)  # the file in resdet/pretrained/

@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -42,6 +43,8 @@ from resdet.backbones.stochastic_depth import stochastic_depth
 from resdet.backbones.trunk import check_residual, stage_channels, stage_strides
 from resdet.errors import InputError, nearest
 
+PACKAGED = Path(__file__).parents[1] / "pretrained"
+"""Weights that come with the package; docs/pretrained.md says what they are."""
 Builder = Callable[[int], nn.Module]
 """``builder(num_classes)`` -> a net of the shape that :class:`resdet.backbones.trunk.Trunk` takes."""
 
@@ -63,6 +66,8 @@ class Backbone:
     """Column of Table 1."""
     weights: tuple[str, ...] = ()
     """Library nets of the same function, whose weights load exactly."""
+    packaged: Path | None = None
+    """Weights that are part of the package (``init="pretrained"``)."""
     image_side: int = 224
     """Pixels of the images that the net is made for. Nets for 32 are no backbones of detectors."""
     classes: int = 1000
@@ -288,8 +293,14 @@ for _name, _numbers, _parameters, _multiply_adds in (
     ("resnet18-half", _HALF, 3_055_880, 483_149_824),
     ("plain18-half", _HALF | _PLAIN, 3_011_976, 478_332_928),
 ):
-    _builder = partial(resnet18, **_numbers)
-    BACKBONES.add(_name, Backbone(_builder, _HALF["widths"], parameters=_parameters, multiply_adds=_multiply_adds))
+    _entry = Backbone(
+        partial(resnet18, **_numbers),
+        channels=_HALF["widths"],
+        parameters=_parameters,
+        multiply_adds=_multiply_adds,
+        packaged=PACKAGED / "resnet18-half.safetensors" if _name == "resnet18-half" else None,
+    )
+    BACKBONES.add(_name, _entry)
 
 
 for _name, _builder, _parameters in (("vgg16", vgg.vgg16, 138_357_544), ("vgg16-bn", vgg.vgg16_bn, 138_365_992)):

@@ -149,6 +149,10 @@ def load_exactly(
     return report
 
 
+class NotFetched(InputError):
+    """A library's weights that its server did not give."""
+
+
 def init_backbone(
     name: str,
     init: str | Path | None = None,
@@ -161,7 +165,7 @@ def init_backbone(
     Args:
         name: of :data:`BACKBONES`, ``timm/<model>`` or ``torchvision/<model>``.
         init: ``None`` for random weights; a file, published or of torchvision or timm; or ``"pretrained"`` for the
-            library's own download (library names only).
+            weights in the package (``resnet18-half``) or the library's own download (library names).
         num_classes: K of the classifier. ``None``: features are wanted, not logits; ``fc`` (of a VGG: fc8) becomes the
             identity, and that of the file is ignored.
         new_classifier: leave ``fc`` random whatever ``init`` holds, for other classes than the file's.
@@ -175,6 +179,8 @@ def init_backbone(
     net = BACKBONES.build(name, num_classes=1000 if num_classes is None else num_classes)
     classifier = getattr(net, "class_layer", "fc")
     if init is not None:
+        if init == "pretrained":
+            init = BACKBONES[name].packaged or init
         state = _download(name) if init == "pretrained" else read_backbone(name, Path(init))[0]
         free = (f"{classifier}.*",) if num_classes is None or new_classifier else ()
         report = load_exactly(net, state, source=init, allowed_missing=free, allowed_unexpected=free)
@@ -324,7 +330,7 @@ def _download(name: str) -> dict[str, Tensor]:
     except Exception as error:  # the libraries raise their own, of urllib, httpx, huggingface_hub ...
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         needed = "network access (the library keeps the download), or the path of a weights file as init"
-        raise InputError(f"backbone {name!r}, init='pretrained'", found=reason, needed=needed) from error
+        raise NotFetched(f"backbone {name!r}, init='pretrained'", found=reason, needed=needed) from error
 
 
 def _matches(key: str, patterns: Sequence[str]) -> bool:

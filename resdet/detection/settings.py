@@ -25,7 +25,11 @@ class BackboneSettings(Settings):
     num_classes: Changeable[Count | None] = None
     """K, without background; None follows the data."""
     init: Changeable[str | None] = None
-    """Weights of the backbone: a file, ``"pretrained"`` (timm/ and torchvision/ names) or None for random ones."""
+    """Weights of the backbone: a file, ``"pretrained"`` (timm/ and torchvision/ names, ``resnet18-half``) or None for
+    random ones."""
+    fallback: Changeable[str | None] = None
+    """A backbone with weights in the package, which takes the place of one whose ``"pretrained"`` weights cannot be
+    fetched."""
     frozen_stages: Changeable[CountOrNone] = 2
     """1 freezes the stem, 2 also conv2_x, ... (Fast R-CNN freezes up to conv2)."""
     frozen_batchnorm: Changeable[bool] = True

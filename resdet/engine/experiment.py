@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from resdet.backbones.frozen import FrozenBatchNorm
-from resdet.backbones.weights import load_exactly
+from resdet.backbones.weights import NotFetched, load_exactly
 from resdet.datasets.detection import DetectionDataset
 from resdet.datasets.loading import EvaluationShare, TrainBatches, collate
 from resdet.datasets.resident import ResidentBatches, ResidentDataset
@@ -24,6 +25,8 @@ from resdet.engine.checkpoints import check_same
 from resdet.engine.config import ExperimentConfig
 from resdet.engine.settings import Loader
 from resdet.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 
 class Experiment(NamedTuple):
@@ -48,12 +51,21 @@ def build_experiment(config: ExperimentConfig, *, load_init: bool) -> Experiment
 
     Raises:
         InputError: data or weights are not as needed, or the two splits do not have the same classes.
+
+    Where weights cannot be fetched, the experiment's config has ``model.fallback`` as its backbone.
     """
     train_set = config.task.training_data(config)
     classes = tuple(train_set.classes)
     test_set = _test_set(config, classes)
     torch.manual_seed(config.run.seed)
-    net = build_net(config, num_classes=len(classes), load_init=load_init)
+    try:
+        net = build_net(config, num_classes=len(classes), load_init=load_init)
+    except NotFetched as error:
+        if (fallback := getattr(config.model.settings, "fallback", None)) is None:
+            raise
+        logger.warning("%s\n%s with the weights of the package takes its place (model.fallback)", error, fallback)
+        config = replace(config, model=config.model.updated(backbone=fallback, init="pretrained"))
+        net = build_net(config, num_classes=len(classes), load_init=load_init)
     adapter = config.task.trained(config, net, classes)
     return Experiment(config, train_set, test_set, classes, net, adapter, config.task.metric(config, test_set))
 

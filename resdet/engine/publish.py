@@ -47,6 +47,9 @@ def publish_classifier(experiment: Experiment, work_dir: Path, metrics: dict[str
     load_exactly(experiment.adapter, read_checkpoint(source)["state_dict"], source=source)
     device = next(experiment.adapter.parameters()).device
     images = compute_batchnorm_statistics(experiment.net, _statistics_batches(experiment), device=device)
+    half = [p for p in experiment.net.net.parameters() if p.dim() > 1] if config.publish.half else []
+    for parameter in half:
+        parameter.data = parameter.data.half().float()
     published = evaluate(experiment)
     name = config.model.settings.backbone
     facts = {
@@ -60,7 +63,9 @@ def publish_classifier(experiment: Experiment, work_dir: Path, metrics: dict[str
         **config.task.facts(config),
     }
     if distributed.rank() == 0:
-        path = publish(work_dir / f"{name}.safetensors", experiment.net.net.state_dict(), facts)
+        rounded = {parameter.data_ptr() for parameter in half}
+        state = {k: v.half() if v.data_ptr() in rounded else v for k, v in experiment.net.net.state_dict().items()}
+        path = publish(work_dir / f"{name}.safetensors", state, facts)
         record = provenance(config.filename, path, seed=config.run.seed, config_text=config.text)
         both = {"figures": metrics, "published": published}
         error, seconds = 100 * published["top1_error"], time.perf_counter() - began

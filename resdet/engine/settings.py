@@ -149,6 +149,8 @@ class Publish(Settings):
     """Which checkpoint becomes the published backbone; the best one is chosen on the test data."""
     statistics_images: Count | None = 10_000
     """Training images over which BN statistics are computed; None takes all."""
+    half: bool = False
+    """Weights of convolutions and linear layers as 16-bit floats: half the file. The test is of the rounded ones."""
 
 
 class ClassifierTest(Settings):

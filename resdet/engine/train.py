@@ -23,6 +23,7 @@ from resdet.engine.hooks import Checkpoints, ErrorWarmup, FiniteLoss, Progress, 
 from resdet.engine.optim import build_optimizer, build_schedulers, in_steps
 from resdet.engine.runner import EvaluationLoop, ResdetRunner, StepLoop
 from resdet.engine.settings import Schedule
+from resdet.engine.tasks.base import with_trained_backbone
 from resdet.errors import InputError
 from resdet.evaluation.report import provenance, write_json
 
@@ -54,6 +55,8 @@ def train(
     work_dir = Path(work_dir)
     if resume == "auto":
         resume = str(work_dir / "last.pth") if (work_dir / "last.pth").exists() else None
+    if resume is not None:
+        config = with_trained_backbone(config, read_checkpoint(resume)["meta"])
     experiment = build_experiment(config, load_init=resume is None)
     if config.load_from and resume is None:
         load_trained(experiment, config.load_from)

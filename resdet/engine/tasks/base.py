@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -19,6 +20,15 @@ from resdet.settings import Settings
 if TYPE_CHECKING:
     from resdet.engine.config import ExperimentConfig
     from resdet.engine.experiment import Experiment
+
+
+def with_trained_backbone(config: ExperimentConfig, meta: dict[str, Any]) -> ExperimentConfig:
+    """The config with its ``model.fallback`` as the backbone where a checkpoint was trained with that."""
+    settings, model = config.model.settings, meta.get("model") or {}
+    fallback = getattr(settings, "fallback", None)
+    if fallback is None or model.get("backbone") != fallback:
+        return config
+    return replace(config, model=config.model.updated(backbone=fallback))
 
 
 class Task(ABC):

@@ -21,7 +21,7 @@ from resdet.detection.faster_rcnn import FasterRCNN
 from resdet.engine.checkpoints import load_net, net_calls
 from resdet.engine.compiled import compile_parts
 from resdet.engine.metrics import DetectionMetric, build_detection_metric
-from resdet.engine.tasks.base import Task
+from resdet.engine.tasks.base import Task, with_trained_backbone
 from resdet.errors import InputError
 from resdet.inference.predictor import Predictor
 from resdet.inference.settings import TestSettings
@@ -94,7 +94,7 @@ class Detection(Task):
     def adopted(self, config: ExperimentConfig, meta: dict[str, Any], source: str | Path) -> ExperimentConfig:
         """The net of the checkpoint for ``type=from_checkpoint``, with the arguments that the config gives."""
         if config.model.function is not from_checkpoint:
-            return config
+            return with_trained_backbone(config, meta)
         asked = config.model.settings
         said = {name: getattr(asked, name) for name in asked.model_fields_set if getattr(asked, name) is not None}
         model, own = net_calls(meta, DETECTORS, source, said)
