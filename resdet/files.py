@@ -14,6 +14,11 @@ from typing import IO, Any
 
 import numpy as np
 
+try:
+    import fcntl
+except ImportError:  # Windows has none
+    fcntl = None  # type: ignore[assignment]
+
 logger = logging.getLogger(__name__)
 
 
@@ -21,10 +26,15 @@ logger = logging.getLogger(__name__)
 def replacing(path: str | Path) -> Iterator[IO[bytes]]:
     """A file beside ``path`` to write into, which takes its place at the end; after an error the old one stays.
 
-    The folder is made where it is missing.
+    The folder is made where it is missing. A link stays, and what it points to is replaced; a device or a pipe, such as
+    ``/dev/null``, is written into.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and not path.is_file() and not path.is_dir():
+        with open(path, "wb") as file:
+            yield file
+        return
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with open(beside, "wb") as file:
@@ -34,6 +44,42 @@ def replacing(path: str | Path) -> Iterator[IO[bytes]]:
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def damaged_part(path: str | Path) -> str | None:
+    """The part of a zip (a ``.pth`` is one) whose checksum is wrong; None if all are right, or it is no zip.
+
+    torch looks at no checksum, so that weights with a flipped bit load without a word.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip()
+    except zipfile.BadZipFile:
+        return None
+
+
+@contextmanager
+def held(folder: str | Path) -> Iterator[None]:
+    """Hold a folder against a second process, by a lock that a dead process does not keep.
+
+    Raises:
+        BlockingIOError: another process holds it.
+    """
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    if fcntl is None:
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise
+        except OSError as error:  # file systems that lock no folders
+            logger.info("%s is not locked: %s", folder, error)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def sha256(path: str | Path) -> str:

@@ -21,6 +21,7 @@ from resdet.engine.checkpoints import read_checkpoint
 from resdet.engine.config import load_config
 from resdet.engine.evaluate import evaluate
 from resdet.engine.experiment import load_experiment
+from resdet.files import held
 
 ROOT = Path(__file__).parents[1]
 TOOLS = sorted((ROOT / "tools").glob("*.py"))
@@ -373,3 +374,24 @@ def test_images_of_one_name_keep_a_picture_each(det_config, trained, tiny, tmp_p
 def test_mixed_precision_that_is_named_wins_over_the_flag(det_config, tmp_path):
     message = mistake("train_det", det_config, "--amp", "--work-dir", tmp_path / "w", "--cfg-options", "run.amp=fp16")
     assert "fp16 on a machine without a GPU" in message
+
+
+def test_a_run_is_not_written_over(det_config, tmp_path):
+    short = ["--cfg-options", "schedule.length=1", "--cfg-options", "schedule.validate_every=1"]  # both count
+    assert call("train_det", det_config, "--work-dir", tmp_path, *short) is None
+    before = (tmp_path / "last.pth").read_bytes()
+    assert read_checkpoint(tmp_path / "last.pth")["meta"]["step"] == 1
+    message = mistake("train_det", det_config, "--work-dir", tmp_path, *short)
+    assert all(way in message for way in ("--resume", "--work-dir", "--overwrite"))
+    assert (tmp_path / "last.pth").read_bytes() == before
+    with held(tmp_path):  # as another process would
+        assert "going on" in mistake("train_det", det_config, "--work-dir", tmp_path, "--overwrite", *short)
+    assert call("train_det", det_config, "--work-dir", tmp_path, "--overwrite", *short) is None
+
+
+@pytest.mark.parametrize("suffix", ["yaml", "json"])
+def test_configs_are_python(tmp_path, suffix):
+    path = tmp_path / f"config.{suffix}"
+    path.write_text("task: !!python/object/apply:os.system ['touch ran']")
+    assert "a .py file" in mistake("train_det", path)
+    assert not (Path.cwd() / "ran").exists()

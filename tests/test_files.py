@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from resdet.files import cache_folder, keep_arrays, kept_arrays, kept_path, replacing, sha256
+from resdet.backbones.weights import publish, read_weights
+from resdet.engine.checkpoints import read_checkpoint
+from resdet.errors import InputError
+from resdet.files import cache_folder, damaged_part, held, keep_arrays, kept_arrays, kept_path, replacing, sha256
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
@@ -58,3 +66,51 @@ def test_where_nothing_can_be_written_nothing_is_kept(tmp_path, caplog):
     with caplog.at_level("INFO"):
         keep_arrays(tmp_path / "file" / "x.npz", "f", {"a": np.arange(3)})
     assert "is not kept" in caplog.text
+
+
+def test_a_link_stays_and_a_device_is_written_into(tmp_path):
+    (tmp_path / "real").write_text("old")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    with replacing(tmp_path / "link") as file:
+        file.write(b"new")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "real").read_text() == "new"
+    with replacing(os.devnull) as file:
+        file.write(b"gone")
+    assert stat.S_ISCHR(os.stat(os.devnull).st_mode)
+
+
+@pytest.mark.parametrize("where", [0.3, 0.5, 0.7])
+def test_a_flipped_bit_in_a_checkpoint(tmp_path, where):
+    path = tmp_path / "last.pth"
+    torch.save({"meta": {"classes": ["a"]}, "state_dict": {"w": torch.arange(10_000.0)}}, path)
+    assert damaged_part(path) is None
+    content = bytearray(path.read_bytes())
+    content[int(len(content) * where)] ^= 4
+    path.write_bytes(content)
+    torch.load(path, weights_only=True)  # without a word
+    assert damaged_part(path)
+    for read in (read_checkpoint, read_weights):
+        with pytest.raises(InputError, match=r"checksum of .*\n.*best\.pth"):
+            read(path)
+
+
+def test_a_flipped_bit_in_a_published_file(tmp_path):
+    path = publish(tmp_path / "net.safetensors", {"w": torch.arange(10_000.0), "n": torch.tensor(3)}, {"backbone": "x"})
+    assert torch.equal(read_weights(path)[0]["w"], torch.arange(10_000.0))
+    content = bytearray(path.read_bytes())
+    content[-20_000] ^= 4
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="not those that were published"):
+        read_weights(path)
+
+
+def test_one_process_holds_a_folder(tmp_path):
+    code = f"from resdet.files import held\nwith held({str(tmp_path)!r}): print('in', flush=True); input()"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", code], **pipes) as other:
+        assert other.stdout.readline() == "in\n"
+        with pytest.raises(BlockingIOError), held(tmp_path):
+            pass
+        other.kill()
+    with held(tmp_path):  # a dead process holds nothing
+        pass

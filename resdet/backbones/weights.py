@@ -6,6 +6,7 @@ Published files are safetensors whose header holds one JSON object of facts (``b
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import pickle
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 from resdet.backbones.registry import BACKBONES, LIBRARIES
 from resdet.backbones.vgg import from_timm
 from resdet.errors import InputError, listed
-from resdet.files import replacing, sha256
+from resdet.files import damaged_part, replacing, sha256
 from resdet.unpickle import read_arrays, read_tensors
 
 logger = logging.getLogger(__name__)
@@ -32,6 +33,7 @@ ENVELOPES = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state"
 PREFIXES = ("module.", "_orig_mod.", "backbone.", "net.", "model.")
 """Of DDP, of torch.compile and of nets inside nets: dropped when every key has them."""
 HEADER_KEY = "resdet"
+DIGEST_KEY = "sha256"
 SHOWN = 3  # keys named of each list in an error
 
 
@@ -79,8 +81,13 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         if path.suffix == ".safetensors":
             with safetensors.safe_open(path, framework="pt") as file:
                 content = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it is no mapping)
-                metadata = json.loads((file.metadata() or {}).get(HEADER_KEY, "{}"))
+                header = file.metadata() or {}
+            if header.get(DIGEST_KEY, digest(content)) != digest(content):
+                needed = "a whole copy of it"
+                raise InputError(path, found="damaged: its tensors are not those that were published", needed=needed)
+            metadata = json.loads(header.get(HEADER_KEY, "{}"))
         else:
+            check_whole(path)
             content = read_arrays(path) if path.suffix == ".pkl" else _load(path)
             meta = content.get("meta") if isinstance(content, Mapping) else None
             metadata = {"meta": dict(meta)} if isinstance(meta, Mapping) else {}
@@ -92,6 +99,17 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             path, found=f"damaged or not a weights file ({reason})", needed="a whole weights file"
         ) from error
     return _strip_prefixes(_open_envelope(content, path)), metadata
+
+
+def check_whole(path: str | Path) -> None:
+    """Refuse a checkpoint with a wrong checksum inside.
+
+    Raises:
+        InputError: a part of it is damaged.
+    """
+    if part := damaged_part(path):
+        needed = "a whole copy of it, or another checkpoint of the run (best.pth for last.pth)"
+        raise InputError(f"checkpoint {path}", found=f"damaged: the checksum of {part} is wrong", needed=needed)
 
 
 def load_exactly(
@@ -208,7 +226,8 @@ def publish(path: str | Path, state: Mapping[str, Tensor], metadata: Mapping[str
     if path.suffix != ".safetensors":
         raise InputError(path, found=f"suffix {path.suffix!r}", needed="a name that ends in .safetensors")
     tensors = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in state.items()}
-    content = safetensors.torch.save(tensors, {"format": "pt", HEADER_KEY: json.dumps(dict(metadata))})
+    header = {"format": "pt", HEADER_KEY: json.dumps(dict(metadata)), DIGEST_KEY: digest(tensors)}
+    content = safetensors.torch.save(tensors, header)
     try:
         with replacing(path) as file:
             file.write(content)
@@ -216,6 +235,15 @@ def publish(path: str | Path, state: Mapping[str, Tensor], metadata: Mapping[str
         needed = f"a writable folder with {len(content) / 2**20:.0f} MiB free; an older file of that name is untouched"
         raise InputError(path, found=error.strerror or str(error), needed=needed) from error
     return path
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over the names and bytes of tensors; safetensors has no checksum of its own."""
+    found = hashlib.sha256()
+    for name in sorted(tensors):
+        found.update(name.encode())
+        found.update(tensors[name].contiguous().view(-1).view(torch.uint8).numpy())
+    return found.hexdigest()
 
 
 def file_hash(path: str | Path) -> str:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from resdet.engine.config import ExperimentConfig
+
+
+MANY: dict[str, Any] = {"action": "extend", "nargs": "+"}
+"""Of a flag that takes several values; given twice, both count."""
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:
@@ -17,7 +21,7 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--cfg-options",
-        nargs="+",
+        **MANY,
         default=[],
         metavar="KEY=VALUE",
         help="override the config, as in optimizer.lr=0.01 loader.batch_size=4 model.init=weights.safetensors",
@@ -43,7 +47,7 @@ def add_test(parser: argparse.ArgumentParser) -> None:
         ("--scales", "multi-scale testing by maxout: shorter sides (the paper: 200 400 600 800 1000)"),
         ("--sizes", "further shorter sides at which to detect, merged with the first"),
     ):
-        group.add_argument(flag, type=int, nargs="+", metavar="PX", help=text)
+        group.add_argument(flag, type=int, **MANY, metavar="PX", help=text)
     group.add_argument(
         "--flip",
         action="store_true",
@@ -54,7 +58,7 @@ def add_test(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--nms", choices=("hard", "linear", "gaussian"), help="suppression, or one of the Soft-NMS")
     group.add_argument(
         "--ensemble",
-        nargs="+",
+        **MANY,
         metavar="FILE",
         help="checkpoints of further nets for the same classes (model.shorter_side=PX and the like: of all)",
     )
@@ -84,12 +88,15 @@ def add_localizers(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--classifier",
-        nargs="+",
+        **MANY,
         metavar="FILE",
         help="checkpoints of classifiers, averaged, whose top five classes are asked for (default: the true class)",
     )
     group.add_argument(
-        "--second", nargs="+", metavar="FILE", help="checkpoints of second stages, averaged, that rescore proposals"
+        "--second",
+        **MANY,
+        metavar="FILE",
+        help="checkpoints of second stages, averaged, that rescore proposals",
     )
 
 
@@ -102,7 +109,7 @@ def add_nets(parser: argparse.ArgumentParser, *, several: bool, images: str) -> 
         help="last.pth or best.pth of a run" + (", or NAME=FILE for the legend" if several else ""),
     )
     parser.add_argument("--limit", type=int, metavar="N", help=f"number of {images}")
-    parser.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="override the config")
+    parser.add_argument("--cfg-options", **MANY, default=[], metavar="KEY=VALUE", help="override the config")
 
 
 def add_scales(parser: argparse.ArgumentParser) -> None:

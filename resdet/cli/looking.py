@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from resdet.cli.arguments import add_common, add_nets, add_scales
+from resdet.cli.arguments import MANY, add_common, add_nets, add_scales
 from resdet.cli.running import run
 
 
@@ -19,13 +19,17 @@ def ladder(arguments: Sequence[str] | None = None) -> None:
         "seeds: the table gives mean and standard deviation."
     )
     parser.add_argument("config", help="a file of configs/, for its test data")
-    parser.add_argument("--baseline", nargs="+", required=True, metavar="FILE", help="nets without global context")
-    parser.add_argument("--context", nargs="+", default=[], metavar="FILE", help="nets with it, for the same seeds")
+    parser.add_argument("--baseline", **MANY, required=True, metavar="FILE", help="nets without global context")
+    parser.add_argument("--context", **MANY, default=[], metavar="FILE", help="nets with it, for the same seeds")
     parser.add_argument(
-        "--ensemble", nargs="+", default=[], metavar="FILE", help="nets of the ensemble (default: all of the last row)"
+        "--ensemble",
+        **MANY,
+        default=[],
+        metavar="FILE",
+        help="nets of the ensemble (default: all of the last row)",
     )
     add_scales(parser)
-    parser.add_argument("--group", nargs="+", default=[], metavar="CLASS", help="classes to give the mean AP of, too")
+    parser.add_argument("--group", **MANY, default=[], metavar="CLASS", help="classes to give the mean AP of, too")
     parser.add_argument(
         "--size-bounds",
         type=float,
@@ -88,7 +92,11 @@ def show_steps(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("image", help="an image in which it finds objects")
     parser.add_argument("--context", metavar="FILE", help="a net with global context, for that picture")
     parser.add_argument(
-        "--ensemble", nargs="+", default=[], metavar="FILE", help="nets that join the first one, for that picture"
+        "--ensemble",
+        **MANY,
+        default=[],
+        metavar="FILE",
+        help="nets that join the first one, for that picture",
     )
     add_scales(parser)
     parser.add_argument(

@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
+from resdet.cli.arguments import MANY
 from resdet.cli.running import run
 
 
@@ -36,7 +37,11 @@ def benchmark(arguments: Sequence[str] | None = None) -> None:
         help="others to measure beside, where they are installed (default: torchvision)",
     )
     parser.add_argument(
-        "--configs", nargs="+", default=[], metavar="FILE", help="classification configs: images/s, hours of the whole"
+        "--configs",
+        **MANY,
+        default=[],
+        metavar="FILE",
+        help="classification configs: images/s, hours of the whole",
     )
     parser.add_argument(
         "--batch-size",

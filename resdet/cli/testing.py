@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from resdet.cli.arguments import (
+    MANY,
     add_common,
     add_localizers,
     add_test,
@@ -108,7 +109,7 @@ def infer(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
     parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="images at a time (default: 1)")
     add_test(parser)
-    parser.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="override the config")
+    parser.add_argument("--cfg-options", **MANY, default=[], metavar="KEY=VALUE", help="override the config")
     args = parser.parse_args(arguments)
 
     def main() -> None:

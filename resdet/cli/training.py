@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from resdet.cli.arguments import add_common, options, work_dir
+from resdet.cli.arguments import MANY, add_common, options, work_dir
 from resdet.cli.running import run
 
 
@@ -21,6 +21,7 @@ def train(task: str, description: str, arguments: Sequence[str] | None = None) -
         metavar="CHECKPOINT",
         help="go on from a checkpoint; without a file from last.pth of the work dir, if there is one",
     )
+    parser.add_argument("--overwrite", action="store_true", help="begin anew in a work dir that holds another run")
     parser.add_argument("--amp", action="store_true", help="mixed precision: bfloat16 (run.amp=fp16 for float16)")
     parser.add_argument(
         "--auto-scale-lr",
@@ -28,7 +29,11 @@ def train(task: str, description: str, arguments: Sequence[str] | None = None) -
         help="scale optimizer.lr by loader.batch_size x optimizer.accumulate / optimizer.batch_size",
     )
     parser.add_argument(
-        "--seeds", type=int, nargs="+", metavar="N", help="one training for each, then mean and standard deviation"
+        "--seeds",
+        type=int,
+        **MANY,
+        metavar="N",
+        help="one training for each, then mean and standard deviation",
     )
     args = parser.parse_args(arguments)
 
@@ -42,7 +47,7 @@ def train(task: str, description: str, arguments: Sequence[str] | None = None) -
         if config.task.name != task:
             needed = f"{task!r}, or {config.task.tool}"
             raise InputError(f"config {args.config}", found=f"task = {config.task.name!r}", needed=needed)
-        how = {"launcher": args.launcher, "resume": args.resume, "auto_scale_lr": args.auto_scale_lr}
+        how = {name: getattr(args, name) for name in ("launcher", "resume", "auto_scale_lr", "overwrite")}
         if not args.seeds:
             run_training(config, work_dir=work_dir(args), **how)
             return

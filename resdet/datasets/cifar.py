@@ -30,10 +30,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from resdet.datasets.folder import SUFFIXES
+from resdet.datasets.images import open_image
 from resdet.errors import InputError, listed, nearest
 from resdet.files import keep_arrays, kept_arrays, kept_path, sha256
 from resdet.unpickle import ArrayUnpickler
@@ -329,7 +329,7 @@ def _read_images(tree: _Tree, split: str, root: str | Path) -> ArrayData:
 def _decode(content: bytes, where: str) -> np.ndarray:
     needed = f"a whole image of {SIDE} x {SIDE} RGB pixels"
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with open_image(io.BytesIO(content)) as image:
             (width, height), mode = image.size, image.mode
             if (width, height, mode) == (SIDE, SIDE, "RGB"):
                 return np.asarray(image)

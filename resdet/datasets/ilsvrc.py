@@ -18,10 +18,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from resdet.datasets.annotations import Annotations, FileNames, check_boxes
-from resdet.datasets.images import image_size_hw
+from resdet.datasets.images import image_size_hw, open_image
 from resdet.datasets.voc import parse_xml
 from resdet.errors import InputError, listed
 from resdet.files import keep_arrays, kept_arrays
@@ -208,7 +207,7 @@ def _settle(annotated: tuple[int, int], path: str) -> tuple[tuple[int, int], tup
     if annotated == shown or 0 in annotated:
         return shown, None
     if annotated == shown[::-1]:
-        with Image.open(path) as image:  # drawn before EXIF's rotation, as DetectionDataset will read it
+        with open_image(path) as image:  # drawn before EXIF's rotation, as DetectionDataset will read it
             if annotated == image.size[::-1]:
                 return annotated, None
     y, x = (there / here for there, here in zip(shown, annotated, strict=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+from typing import IO
 
 import cv2
 import numpy as np
@@ -22,6 +23,21 @@ _UPRIGHT = {
 }
 """What undoes each EXIF orientation (Exif 2.3, tag 0x0112); from 5 on height and width change places."""
 _DEEP = ("I", "I;16", "I;16L", "I;16B", "I;16N")  # Pillow's modes of more than 8 bits that hold integers
+
+
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
+"""Raster formats, the only ones opened: Pillow would hand PostScript in a file named ``photo.jpg`` to Ghostscript."""
+
+
+def open_image(source: str | os.PathLike[str] | IO[bytes]) -> Image.Image:
+    """A raster image, not yet decoded.
+
+    Raises:
+        OSError: another format; a pipe or a device, which could be waited for without end.
+    """
+    if isinstance(source, (str, os.PathLike)) and os.path.exists(source) and not os.path.isfile(source):
+        raise OSError("a folder, a pipe or a device")
+    return Image.open(source, formats=FORMATS)
 
 
 def read_image(path: str | os.PathLike[str], *, rotate: bool = True) -> np.ndarray:
@@ -62,7 +78,7 @@ def read_reduced(
         InputError: as :func:`read_image`.
     """
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             whole = image.size
             if least_side is not None:
                 image.draft(None, (least_side, least_side))
@@ -102,7 +118,7 @@ def image_size_hw(path: str | os.PathLike[str]) -> tuple[int, int]:
         InputError: the file is missing or not an image.
     """
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             if image.format == "TIFF":
                 image.load()  # Pillow turns TIFF while decoding, and its versions differ on the size before
             width, height = image.size

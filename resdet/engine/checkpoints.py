@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 
 from resdet.backbones.custom import define_net
-from resdet.backbones.weights import load_exactly, read_weights
+from resdet.backbones.weights import check_whole, load_exactly, read_weights
 from resdet.engine.calls import Call, call_of_checkpoint, differences
 from resdet.errors import InputError, listed
 from resdet.files import replacing
@@ -36,10 +37,12 @@ def read_checkpoint(path: str | Path) -> dict:
     Raises:
         InputError: no such file, damaged, or of another program.
     """
+    if not os.path.isfile(path):
+        found = "no file, but a folder, a pipe or a device" if os.path.exists(path) else "no such file"
+        raise InputError(f"checkpoint {path}", found=found, needed="a .pth of a run")
+    check_whole(path)
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise InputError(f"checkpoint {path}", found="no such file", needed="a .pth of a run") from error
     except Exception as error:  # torch raises many kinds for a damaged or foreign file
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"checkpoint {path}", found=reason, needed=_needed_for(path)) from error

@@ -118,6 +118,10 @@ def _read_file(path: Path) -> Config:
     if not path.is_file():
         beside = sorted(p.name for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
         raise InputError(f"config {path}", found="no such file", needed=nearest(path.name, beside))
+    if path.suffix != ".py":  # mmengine would read .yaml and .json too, and .yaml runs what it names
+        raise InputError(
+            f"config {path}", found=f"suffix {path.suffix!r}", needed="a .py file, which is code that runs"
+        )
     try:
         config = Config.fromfile(str(path))
         imported = [name for name, value in config.items() if callable(value) or inspect.ismodule(value)]

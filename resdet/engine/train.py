@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import statistics
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from resdet.engine.settings import Schedule
 from resdet.engine.tasks.base import with_trained_backbone
 from resdet.errors import InputError
 from resdet.evaluation.report import provenance, write_json
+from resdet.files import held
 
 
 def train(
@@ -35,6 +37,7 @@ def train(
     launcher: str = "none",
     resume: str | None = None,
     auto_scale_lr: bool = False,
+    overwrite: bool = False,
 ) -> dict[str, float]:
     """Train, and write last.pth, best.pth, logs and metrics.json.
 
@@ -44,6 +47,7 @@ def train(
         launcher: none, pytorch, slurm or mpi.
         resume: a checkpoint, or ``"auto"`` for last.pth of ``work_dir`` where there is one.
         auto_scale_lr: scale the learning rate by the batch really used.
+        overwrite: begin anew in a ``work_dir`` that holds another run.
 
     Returns:
         Metrics of the last validation; none without any.
@@ -53,6 +57,9 @@ def train(
     """
     distributed.start(launcher)
     work_dir = Path(work_dir)
+    if resume is None and not overwrite and (work_dir / "last.pth").exists():
+        needed = "--resume to go on with it, another --work-dir, or --overwrite to begin anew"
+        raise InputError(f"work dir {work_dir}", found="last.pth of another run", needed=needed)
     if resume == "auto":
         resume = str(work_dir / "last.pth") if (work_dir / "last.pth").exists() else None
     if resume is not None:
@@ -62,21 +69,35 @@ def train(
         load_trained(experiment, config.load_from)
     elif resume is None:
         check_start(experiment)
-    runner, checkpoints, progress = build_runner(
-        experiment, work_dir=work_dir, launcher=launcher, auto_scale_lr=auto_scale_lr
-    )
-    if resume is not None:
-        runner._resume, runner._load_from = True, resume
-    try:
-        runner.train()
-    finally:
-        progress.stop()
-    metrics = checkpoints.figures
-    if distributed.rank() == 0:
-        record = provenance(config.filename, work_dir / "last.pth", seed=runner.seed, config_text=config.text)
-        write_json(work_dir / "metrics.json", {"figures": metrics, "classes": experiment.classes, **record})
-    config.task.published(experiment, work_dir, metrics, evaluate)
+    with _alone(work_dir):
+        runner, checkpoints, progress = build_runner(
+            experiment, work_dir=work_dir, launcher=launcher, auto_scale_lr=auto_scale_lr
+        )
+        if resume is not None:
+            runner._resume, runner._load_from = True, resume
+        try:
+            runner.train()
+        finally:
+            progress.stop()
+        metrics = checkpoints.figures
+        if distributed.rank() == 0:
+            record = provenance(config.filename, work_dir / "last.pth", seed=runner.seed, config_text=config.text)
+            write_json(work_dir / "metrics.json", {"figures": metrics, "classes": experiment.classes, **record})
+        config.task.published(experiment, work_dir, metrics, evaluate)
     return metrics
+
+
+@contextmanager
+def _alone(work_dir: Path) -> Iterator[None]:
+    """Two runs in one folder would write over each other's checkpoints."""
+    with ExitStack() as stack:
+        if not distributed.rank():
+            try:
+                stack.enter_context(held(work_dir))
+            except BlockingIOError as error:
+                needed = "another --work-dir, or the end of that run"
+                raise InputError(f"work dir {work_dir}", found="a run that is going on there", needed=needed) from error
+        yield
 
 
 def train_seeds(
@@ -86,6 +107,7 @@ def train_seeds(
     launcher: str = "none",
     resume: str | None = None,
     auto_scale_lr: bool = False,
+    overwrite: bool = False,
 ) -> dict[str, tuple[float, float]]:
     """One training after the other, each in ``seed<n>/`` of the work dir; writes ``seeds.json``.
 
@@ -95,6 +117,7 @@ def train_seeds(
         launcher: as for :func:`train`.
         resume: None, or ``"auto"``: finished trainings are only tested again.
         auto_scale_lr: as for :func:`train`.
+        overwrite: likewise.
 
     Returns:
         Mean and standard deviation of each figure over the seeds (0 for one seed).
@@ -104,7 +127,7 @@ def train_seeds(
     """
     if resume not in (None, "auto"):
         raise InputError("--resume with --seeds", found=resume, needed="--resume alone: each seed has its own last.pth")
-    options = {"launcher": launcher, "resume": resume, "auto_scale_lr": auto_scale_lr}
+    options = {"launcher": launcher, "resume": resume, "auto_scale_lr": auto_scale_lr, "overwrite": overwrite}
     runs = {s: train(config, work_dir=Path(work_dir) / f"seed{s}", **options) for s, config in configs.items()}
     names = [name for name, value in next(iter(runs.values())).items() if isinstance(value, float)]
     values = {name: [run[name] for run in runs.values()] for name in names}

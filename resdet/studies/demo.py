@@ -25,10 +25,10 @@ def demo() -> None:
     say("1/4  the data set: ten classes in a small world, some told only by their scene")
     say(f"     {write_shapes()}/  (COCO, VOC and folder-per-class form)")
     say("2/4  pre-training ResNet-18 at half width on crops (tools/train_cls.py configs/demo_cls.py)")
-    train(load_config(configs / "demo_cls.py"), work_dir=WORK_DIR / "demo_cls")
+    train(load_config(configs / "demo_cls.py"), work_dir=WORK_DIR / "demo_cls", overwrite=True)
     published = json.loads((WORK_DIR / "demo_cls" / "metrics.json").read_text())["published"]
     say("3/4  training Faster R-CNN on it (tools/train_det.py configs/demo_det.py)")
-    figures = train(load_config(configs / "demo_det.py"), work_dir=WORK_DIR / "demo_det")
+    figures = train(load_config(configs / "demo_det.py"), work_dir=WORK_DIR / "demo_det", overwrite=True)
     say("4/4  drawing")
     picture, curves = WORK_DIR / "demo_det" / "detections.png", WORK_DIR / "demo_det" / "curves.png"
     detector = Detector(configs / "demo_det.py", WORK_DIR / "demo_det" / "best.pth")

@@ -139,7 +139,7 @@ def demo(*, members: int = 1) -> None:
     def part(name: str, text: str, *options: str, seed: int = 0) -> str:
         say(f"{text} (configs/{name}.py, seed {seed})")
         started, work_dir = time.perf_counter(), WORK_DIR / (f"{name}_seed{seed}" if seed else name)
-        train(load_config(configs / f"{name}.py", [*options, f"run.seed={seed}"]), work_dir=work_dir)
+        train(load_config(configs / f"{name}.py", [*options, f"run.seed={seed}"]), work_dir=work_dir, overwrite=True)
         seconds[work_dir.name] = time.perf_counter() - started
         return str(work_dir / "last.pth")
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import struct
 
 import numpy as np
@@ -188,3 +189,19 @@ def test_reduced_and_turned(tmp_path):
     assert image.shape == (102, 50, 3) and whole == (203, 100)
     image, whole = read_reduced(path, 40, rotate=False)
     assert image.shape == (50, 102, 3) and whole == (100, 203)
+
+
+def test_only_raster_formats_are_opened(tmp_path):
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n")
+    with pytest.raises(InputError, match=r"photo\.jpg"):
+        read_image(path)
+    with pytest.raises(InputError, match=r"photo\.jpg"):
+        image_size_hw(path)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    for read in (read_image, image_size_hw):
+        with pytest.raises(InputError, match="a pipe"):
+            read(tmp_path / "pipe.png")

@@ -289,7 +289,7 @@ def test_tensorboard(det_config, tmp_path, monkeypatch):
     assert not list(tmp_path.rglob("events.out.tfevents*"))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(InputError, match="no package tensorboard"):
-        run_for(det_config, tmp_path / "without", 1, "run.tensorboard=True")
+        run_for(det_config, tmp_path / "with", 1, "run.tensorboard=True")
 
 
 def test_the_curves_in_tensorboard_are_those_of_the_log(det_config, tmp_path):
