@@ -35,6 +35,10 @@ Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 CountOrNone = Annotated[int, Field(ge=0)]
+Width = Annotated[int, Field(ge=1, le=16_384)]
+"""Channels; a checkpoint's or a config's text cannot ask for all the memory there is."""
+Layers = Annotated[int, Field(ge=0, le=64)]
+"""How many of one kind, likewise."""
 """A whole number from 0 on."""
 
 

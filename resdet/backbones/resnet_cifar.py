@@ -21,6 +21,8 @@ STRIDES = (1, 2, 4)  # of the three stages' maps, in input pixels
 SIDE = 32  # pixels of the images
 BOTTLENECKS_FROM = 164  # layers of a pre-activation net: 110 and 164 were studied (He et al. 2016, Table 2)
 NAME = re.compile(r"cifar-(?:(plain)(\d+)|(resnet|preresnet)(\d+)(?:-([ABC]))?)")
+DEEPEST = 5_000
+"""Layers; the paper's deepest net has 1,202."""
 
 FACTS = {
     "cifar-resnet20": (269_722, 40_551_040),
@@ -112,13 +114,15 @@ def parse_name(name: str) -> CifarNet | None:
     """The net of a name such as ``cifar-resnet20-B``, or ``None`` if the name is not of this kind.
 
     Raises:
-        InputError: no n gives this depth.
+        InputError: no n gives this depth, or it is beyond :data:`DEEPEST`.
     """
     match = NAME.fullmatch(name)
     if match is None:
         return None
     plain, plain_depth, family, depth, shortcut = match.groups()
     default = {"resnet": "A", "preresnet": "B", None: "none"}[family]
+    if int(plain_depth or depth) > DEEPEST:
+        raise InputError(f"backbone name {name!r}", found=f"{plain_depth or depth} layers", needed=f"{DEEPEST} at most")
     net = CifarNet(plain or family, int(plain_depth or depth), shortcut or default)
     blocks_per_stage(net.depth, _block(net)[1], where=f"backbone name {name!r}")
     return net

@@ -13,7 +13,18 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from resdet.detection.preprocess import Rounding
-from resdet.settings import Changeable, Count, CountOrNone, Fraction, NotNegative, Positive, Settings, Tested
+from resdet.settings import (
+    Changeable,
+    Count,
+    CountOrNone,
+    Fraction,
+    Layers,
+    NotNegative,
+    Positive,
+    Settings,
+    Tested,
+    Width,
+)
 
 
 class BackboneSettings(Settings):
@@ -112,13 +123,13 @@ class PyramidSettings(DetectorSettings):
     """Keep only the inputs of the blocks for the backward pass: a third slower, for less memory."""
     inferred_strides: bool = False
     """Anchors stand as far apart as in torchvision (:class:`resdet.detection.anchors.Anchors`)."""
-    pyramid_channels: Count = 256
+    pyramid_channels: Width = 256
     """Width of the pyramid."""
-    head_width: Count = 1024
+    head_width: Width = 1024
     """Width of the box head's fully connected layers."""
-    rpn_convs: Count = 1
+    rpn_convs: Annotated[Layers, Field(ge=1)] = 1
     """3x3 convolutions of the RPN."""
-    head_convs: CountOrNone = 0
+    head_convs: Layers = 0
     """3x3 convolutions of the box head, before one fully connected layer; 0: two such layers and no more."""
     batchnorm: bool = False
     """BN after the convolutions of pyramid and box head; it learns, whatever ``frozen_batchnorm`` says."""

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from resdet.backbones.registry import BACKBONES
 from resdet.engine.config import SECTIONS, load_config
 from resdet.engine.settings import Optimizer
 from resdet.errors import InputError
@@ -174,3 +175,17 @@ def test_wrong_values_of_the_file_are_told_with_its_path(write_config):
     path = write_config(("length=6", "length='six'"))
     message = refuse(path)
     assert message == f"config {path}, schedule.length\n  found:  'six'\n  needed: float"
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["model.pyramid_channels=1000000", "model.head_width=1000000", "model.rpn_convs=65", "model.head_convs=65"],
+)
+def test_a_net_has_bounds(det_config, option):
+    with pytest.raises(InputError, match=option.partition("=")[0]):
+        load_config(det_config, [option])
+
+
+def test_a_depth_has_bounds():
+    with pytest.raises(InputError, match="600002 layers"):
+        BACKBONES["cifar-resnet600002"]
