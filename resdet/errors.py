@@ -25,6 +25,19 @@ class InputError(ValueError):
             super().__init__(f"{where}\n  found:  {found}\n  needed: {needed}")
 
 
+class Stopped(Exception):
+    """A run that a signal has stopped, after it saved what it had.
+
+    Args:
+        number: of the signal.
+        message: for the person at the terminal.
+    """
+
+    def __init__(self, number: int, message: str) -> None:
+        super().__init__(message)
+        self.number = number
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """``one of a, b, c``, led by the names most like ``name``: the ``needed`` part of an unknown-name error."""
     known = sorted(known)

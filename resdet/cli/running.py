@@ -11,7 +11,7 @@ from collections.abc import Callable
 def run(main: Callable[[], None]) -> None:
     """Call a tool; print the message of a user's mistake without a traceback and exit with 1."""
     from resdet.cpu.memory import keep_freed_memory
-    from resdet.errors import InputError
+    from resdet.errors import InputError, Stopped
 
     _tell()
     try:
@@ -21,6 +21,9 @@ def run(main: Callable[[], None]) -> None:
         main()
     except InputError as error:
         sys.exit(f"error: {error}")
+    except Stopped as stop:
+        print(stop, file=sys.stderr)
+        sys.exit(128 + stop.number)
     except BrokenPipeError:  # whoever read the output, `head` say, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:  # a folder that is a file, no permission, a full disk

@@ -172,12 +172,13 @@ class Checkpoints(Hook):
         """Write last.pth."""
         done = runner.iter + 1
         validates = runner.val_loop is not None and done % runner.train_loop.val_interval == 0
-        if (done % self.every == 0 and not validates) or done == runner.max_iters:
+        if done % self.every == 0 or validates or done == runner.max_iters:  # a validation that fails costs no step
             self.write(runner, "last.pth", done)
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Write best.pth if it is, and last.pth, whose record of the best must not be ahead of best.pth."""
         self.figures = dict(metrics or {})
+        runner.train_loop.validated = runner.iter
         score = self.figures.get(self.score, -math.inf)
         is_best = score > self.best
         self.best = max(self.best, score)
@@ -190,14 +191,16 @@ class Checkpoints(Hook):
     def write(self, runner: Runner, name: str, done: int) -> None:
         """Write one checkpoint after ``done`` steps."""
         meta = {"step": done, "best": self.best, "without_better": self.without_better, "figures": self.figures}
+        meta["validated"] = runner.train_loop.validated
         runner.save_checkpoint(runner.work_dir, name, meta=meta)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Go on from the best score so far."""
         meta = checkpoint["meta"]
         self.best, self.without_better, self.figures = meta["best"], meta["without_better"], meta["figures"]
+        runner.train_loop.validated = meta.get("validated", -1)
         if not (Path(runner.work_dir) / "best.pth").exists():  # resumed elsewhere: the next validation writes one
-            self.best = -math.inf
+            self.best, runner.train_loop.validated = -math.inf, -1
         self._stop_if_enough(runner)
 
     def _stop_if_enough(self, runner: Runner) -> None:

@@ -49,6 +49,7 @@ class StepLoop(IterBasedTrainLoop):
         self._iter = self._epoch = 0
         self.val_begin, self.val_interval, self.val_last = 1, val_interval, val_last
         self.stop_training = False  # set by mmengine's EarlyStoppingHook
+        self.validated = -1  # step of the last validation, as the checkpoints say
 
     def run(self) -> nn.Module:
         """Train."""
@@ -57,15 +58,13 @@ class StepLoop(IterBasedTrainLoop):
         runner.call_hook("before_train_epoch")
         self.dataloader.batch_sampler.first_step = self._iter
         batches = iter(self.dataloader)
-        # A resumed run may lack its last validation.
-        if runner.val_loop is not None and self._iter >= self._max_iters and self.val_last:
+        if self._iter and self._validation_is_due():  # the run that is resumed ended before it
             runner.val_loop.run()
         try:
             while self._iter < self._max_iters and not self.stop_training:
                 runner.model.train()
                 self.run_iter(next(batches))
-                due = self.val_last if self._iter == self._max_iters else self._iter % self.val_interval == 0
-                if runner.val_loop is not None and due:
+                if self._validation_is_due():
                     runner.val_loop.run()
         finally:
             if runner.val_loop is not None:  # its loader processes wait for the next validation
@@ -73,6 +72,11 @@ class StepLoop(IterBasedTrainLoop):
         runner.call_hook("after_train_epoch")
         runner.call_hook("after_train")
         return runner.model
+
+    def _validation_is_due(self) -> bool:
+        if self.runner.val_loop is None or self.validated == self._iter:
+            return False
+        return self.val_last if self._iter >= self._max_iters else self._iter % self.val_interval == 0
 
 
 class EvaluationLoop(BaseLoop):

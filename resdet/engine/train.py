@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
@@ -24,6 +24,7 @@ from resdet.engine.hooks import Checkpoints, ErrorWarmup, FiniteLoss, Progress, 
 from resdet.engine.optim import build_optimizer, build_schedulers, in_steps
 from resdet.engine.runner import EvaluationLoop, ResdetRunner, StepLoop
 from resdet.engine.settings import Schedule
+from resdet.engine.signals import StopOnSignal
 from resdet.engine.tasks.base import with_trained_backbone
 from resdet.errors import InputError
 from resdet.evaluation.report import provenance, write_json
@@ -70,7 +71,7 @@ def train(
     elif resume is None:
         check_start(experiment)
     with _alone(work_dir):
-        runner, checkpoints, progress = build_runner(
+        runner, checkpoints, endings = build_runner(
             experiment, work_dir=work_dir, launcher=launcher, auto_scale_lr=auto_scale_lr
         )
         if resume is not None:
@@ -78,7 +79,8 @@ def train(
         try:
             runner.train()
         finally:
-            progress.stop()
+            for end in endings:
+                end()
         metrics = checkpoints.figures
         if distributed.rank() == 0:
             record = provenance(config.filename, work_dir / "last.pth", seed=runner.seed, config_text=config.text)
@@ -142,8 +144,8 @@ def train_seeds(
 
 def build_runner(
     experiment: Experiment, *, work_dir: Path, launcher: str, auto_scale_lr: bool
-) -> tuple[ResdetRunner, Checkpoints, Progress]:
-    """Mmengine's Runner over the experiment, and the two hooks that the caller asks for results."""
+) -> tuple[ResdetRunner, Checkpoints, tuple[Callable[[], None], ...]]:
+    """Mmengine's Runner over the experiment, the hook with the results, and what is called at the end of all."""
     config = experiment.config
     optimizer, schedule, run, loader = config.optimizer, config.schedule, config.run, config.loader
     batches = train_loader(experiment)
@@ -167,7 +169,8 @@ def build_runner(
         every=checkpoint_every, score=experiment.metric.higher_is_better, patience=run.early_stopping
     )
     progress = Progress(every=run.log_every, batch_size=loader.batch_size)
-    hooks: list[Any] = [StepSeed(), FiniteLoss(at_once=run.sync_check), progress, checkpoints]
+    stop = StopOnSignal(checkpoints, accumulate=unit)
+    hooks: list[Any] = [StepSeed(), FiniteLoss(at_once=run.sync_check), progress, checkpoints, stop]
     hooks += [_warmup(config, schedule)] if schedule.warmup_error is not None else []
     hooks += [EMAHook(momentum=1 - run.ema)] if run.ema is not None else []
     runner = ResdetRunner(
@@ -190,7 +193,7 @@ def build_runner(
         custom_hooks=[*hooks, *(dict(hook) for hook in config.custom_hooks)],
         launcher=launcher,
     )
-    return runner, checkpoints, progress
+    return runner, checkpoints, (progress.stop, stop.restore)
 
 
 def _warmup(config: ExperimentConfig, schedule: Schedule) -> ErrorWarmup:

@@ -15,7 +15,7 @@ from resdet.structures import Target
 
 
 def runner_at(step=0, seed=0, **more):
-    loop = SimpleNamespace(val_interval=4, stop_training=False)
+    loop = SimpleNamespace(val_interval=4, stop_training=False, validated=-1)
     facts = {"iter": step, "seed": seed, "max_iters": 10, "val_loop": object(), "train_loop": loop}
     return SimpleNamespace(**facts, logger=logging.getLogger("test"), work_dir="w", **more)
 
@@ -120,8 +120,8 @@ def test_last_is_written_every_so_often_and_at_the_end():
     hook = Checkpoints(every=2, score="AP")
     for runner.iter in range(10):
         hook.after_train_iter(runner, runner.iter)
-    # Steps 4 and 8 validate, which writes by itself; 10 is the end.
-    assert [(name, step) for name, step, _ in saved] == [("last.pth", 2), ("last.pth", 6), ("last.pth", 10)]
+    # Steps 4 and 8 validate, and are saved before, too; 10 is the end.
+    assert [(name, step) for name, step, _ in saved] == [("last.pth", step) for step in (2, 4, 6, 8, 10)]
 
 
 def test_best_is_written_when_it_is_before_last():
