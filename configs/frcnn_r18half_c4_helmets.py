@@ -13,7 +13,7 @@ from resdet.detection.build import faster_rcnn_c4
 model = dict(
     type=faster_rcnn_c4,
     backbone="resnet18-half",
-    init="work_dirs/resnet18half_imagenet32/resnet18-half.safetensors",
+    init="pretrained",
     frozen_stages=0,
     shorter_side=(320, 352, 384, 416, 448, 384),
     longer_side=768,

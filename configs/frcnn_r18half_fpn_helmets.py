@@ -1,7 +1,6 @@
 """Helmets and heads on building sites and in classrooms (from SHWD, VOC form, 2,335 photographs): a real small set.
 
 Command:  python tools/train_det.py configs/frcnn_r18half_fpn_helmets.py
-Before:   python tools/train_cls.py configs/resnet18half_imagenet32.py
 Data:     data/helmets with Annotations/, JPEGImages/ and ImageSets/Main/{train,val}.txt
 """
 
@@ -16,7 +15,7 @@ test_data = dict(type=read_voc, splits=[("data/helmets", "val")])
 model = dict(
     type=faster_rcnn_fpn,
     backbone="resnet18-half",
-    init="work_dirs/resnet18half_imagenet32/resnet18-half.safetensors",
+    init="pretrained",
     frozen_stages=0,
     shorter_side=(320, 352, 384, 416, 448, 384),
     longer_side=768,
