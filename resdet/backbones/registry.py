@@ -43,7 +43,7 @@ from resdet.backbones.stochastic_depth import stochastic_depth
 from resdet.backbones.trunk import check_residual, stage_channels, stage_strides
 from resdet.errors import InputError, nearest
 
-PACKAGED = Path(__file__).parents[1] / "pretrained"
+PACKAGED = Path(__file__).parent
 """Weights that come with the package; docs/pretrained.md says what they are."""
 Builder = Callable[[int], nn.Module]
 """``builder(num_classes)`` -> a net of the shape that :class:`resdet.backbones.trunk.Trunk` takes."""
