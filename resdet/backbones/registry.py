@@ -43,8 +43,6 @@ from resdet.backbones.stochastic_depth import stochastic_depth
 from resdet.backbones.trunk import check_residual, stage_channels, stage_strides
 from resdet.errors import InputError, nearest
 
-PACKAGED = Path(__file__).parent
-"""Weights that come with the package; docs/pretrained.md says what they are."""
 Builder = Callable[[int], nn.Module]
 """``builder(num_classes)`` -> a net of the shape that :class:`resdet.backbones.trunk.Trunk` takes."""
 
@@ -66,12 +64,16 @@ class Backbone:
     """Column of Table 1."""
     weights: tuple[str, ...] = ()
     """Library nets of the same function, whose weights load exactly."""
-    packaged: Path | None = None
-    """Weights that are part of the package (``init="pretrained"``)."""
     image_side: int = 224
     """Pixels of the images that the net is made for. Nets for 32 are no backbones of detectors."""
     classes: int = 1000
     """Of the data set that the net is made for."""
+
+
+def packaged_weights(name: str) -> Path | None:
+    """Weights that come with the package (docs/pretrained.md); None where a net has none."""
+    path = Path(__file__).parent / f"{name}.safetensors"
+    return path if path.is_file() else None
 
 
 class Backbones(Mapping[str, Backbone]):
@@ -293,14 +295,8 @@ for _name, _numbers, _parameters, _multiply_adds in (
     ("resnet18-half", _HALF, 3_055_880, 483_149_824),
     ("plain18-half", _HALF | _PLAIN, 3_011_976, 478_332_928),
 ):
-    _entry = Backbone(
-        partial(resnet18, **_numbers),
-        channels=_HALF["widths"],
-        parameters=_parameters,
-        multiply_adds=_multiply_adds,
-        packaged=PACKAGED / "resnet18-half.safetensors" if _name == "resnet18-half" else None,
-    )
-    BACKBONES.add(_name, _entry)
+    _builder = partial(resnet18, **_numbers)
+    BACKBONES.add(_name, Backbone(_builder, _HALF["widths"], parameters=_parameters, multiply_adds=_multiply_adds))
 
 
 for _name, _builder, _parameters in (("vgg16", vgg.vgg16, 138_357_544), ("vgg16-bn", vgg.vgg16_bn, 138_365_992)):

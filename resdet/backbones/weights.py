@@ -21,7 +21,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from resdet.backbones.registry import BACKBONES, LIBRARIES
+from resdet.backbones.registry import BACKBONES, LIBRARIES, packaged_weights
 from resdet.backbones.vgg import from_timm
 from resdet.errors import InputError, listed
 from resdet.files import damaged_part, replacing, sha256
@@ -198,7 +198,7 @@ def init_backbone(
     classifier = getattr(net, "class_layer", "fc")
     if init is not None:
         if init == "pretrained":
-            init = BACKBONES[name].packaged or init
+            init = packaged_weights(name) or init
         state = _download(name) if init == "pretrained" else read_backbone(name, Path(init))[0]
         free = (f"{classifier}.*",) if num_classes is None or new_classifier else ()
         report = load_exactly(net, state, source=init, allowed_missing=free, allowed_unexpected=free)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from resdet.datasets.images import image_size_hw
-from resdet.errors import InputError
+from resdet.datasets.images import SUFFIXES, image_size_hw
+from resdet.errors import InputError, listed
 
 logger = logging.getLogger(__name__)
 
@@ -131,31 +132,78 @@ def check_boxes(
     return clipped[kept], kept
 
 
-def check_images(image_root: str, files: Sequence[str], *, source: str) -> None:
-    """Raise unless every file is there, by one listing of each folder.
+def find_images(
+    image_root: str, names: Sequence[str], *, source: str, outside: bool = False, exact: bool = False
+) -> list[str]:
+    """Where below a folder the files of a labelling tool's names are.
+
+    A name that is there is taken as it is. Of others the last part counts, where one file alone has it: names with the
+    folders of another machine, with the backslashes of Windows, with another case or form of the ending, or without
+    one. One warning counts them.
+
+    Args:
+        image_root: the folder.
+        names: of the files, as written.
+        source: what names them, for messages.
+        outside: take names that lead out of the folder (absolute ones, and those with ``..``) as they are.
+        exact: take no name by its last part.
+
+    Returns:
+        For each name a path below ``image_root``.
 
     Raises:
-        InputError: ``image_root`` or a file is missing; counts them and names the first three.
+        InputError: the folder or a file is missing, a name leads out, or its last part is that of several files.
     """
+    where = f"image folder {image_root}"
     if not os.path.isdir(image_root):
-        raise InputError(
-            f"image folder {image_root}", found="no such folder", needed=f"the folder with the images of {source}"
-        )
+        raise InputError(where, found="no such folder", needed=f"the folder with the images of {source}")
     listings: dict[str, set[str]] = {}
-    missing = []
-    for name in files:
+    found, elsewhere, missing = list(names), [], []
+    for row, name in enumerate(names):
+        leads_out = os.path.isabs(name) or ".." in re.split(r"[/\\]", name)
         folder, base = os.path.split(name)
         if folder not in listings:
             path = os.path.join(image_root, folder)
-            listings[folder] = set(os.listdir(path)) if os.path.isdir(path) else set()
+            listings[folder] = set(os.listdir(path)) if os.path.isdir(path) and (outside or not leads_out) else set()
         if base not in listings[folder]:
-            missing.append(name)
+            elsewhere.append(row)
+    by_last_part = _by_last_part(image_root) if elsewhere and not exact else {}
+    taken = {*names} - {names[row] for row in elsewhere}
+    for row in elsewhere:
+        places = by_last_part.get(_last_part(names[row]), [])
+        if len(places) > 1:
+            needed = "names that tell their folder"
+            raise InputError(where, found=f"{names[row]!r} of {source} may be {listed(places)}", needed=needed)
+        if places and places[0] not in taken:  # else two names would mean one file
+            found[row] = places[0]
+            taken.add(places[0])
+        else:
+            missing.append(names[row])
     if missing:
         raise InputError(
-            f"image folder {image_root}",
-            found=f"{len(missing)} of {len(files)} images are missing; first: {', '.join(missing[:3])}",
-            needed=f"every image that {source} names",
+            where,
+            found=f"{len(missing)} of {len(names)} images are missing; first: {', '.join(missing[:3])}",
+            needed=f"every image that {source} names, below this folder",
         )
+    if elsewhere:
+        first = f"{names[elsewhere[0]]!r} is {found[elsewhere[0]]}"
+        logger.warning("%s: %d images were found by the last part of their names: %s", source, len(elsewhere), first)
+    return found
+
+
+def _last_part(name: str) -> str:
+    """What two ways to name a file have in common: no folder, no case, no ending."""
+    return os.path.splitext(re.split(r"[/\\]", name)[-1])[0].lower()
+
+
+def _by_last_part(image_root: str) -> dict[str, list[str]]:
+    places: dict[str, list[str]] = {}
+    for folder, _, files in sorted(os.walk(image_root)):
+        for name in sorted(files):
+            if name.lower().endswith(SUFFIXES):
+                path = os.path.relpath(os.path.join(folder, name), image_root)
+                places.setdefault(_last_part(name), []).append(path)
+    return places
 
 
 def known_sizes(hw: np.ndarray, image_root: str, files: Sequence[str]) -> np.ndarray:

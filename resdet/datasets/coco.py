@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from resdet.datasets.annotations import Annotations, FileNames, check_boxes, check_images, known_sizes
+from resdet.datasets.annotations import Annotations, FileNames, check_boxes, find_images, known_sizes
 from resdet.errors import InputError, nearest
 
 logger = logging.getLogger(__name__)
@@ -40,6 +40,7 @@ def read_coco(
     *,
     strict: bool = False,
     classes: Sequence[str] | None = None,
+    outside: bool = False,
 ) -> Annotations:
     """Read a COCO json into arrays.
 
@@ -48,6 +49,7 @@ def read_coco(
         image_root: the folder that its ``file_name`` entries start from.
         strict: refuse what would otherwise be repaired with a warning (see :func:`load_coco_json`, ``check_boxes``).
         classes: keep only these classes, labelled in this order; all images stay. None: all, in category-id order.
+        outside: open images that lie outside of ``image_root``, too.
 
     Raises:
         InputError: a file is missing or its contents are not usable; names the first offender.
@@ -66,8 +68,8 @@ def read_coco(
     category_ids = np.array([category["id"] for category in categories], dtype=np.int64)
 
     images, annotations = content["images"], content["annotations"]
-    files = FileNames([image["file_name"] for image in images])
-    check_images(root, files, source=source)
+    names = [image["file_name"] for image in images]
+    files = FileNames(find_images(root, names, source=source, outside=outside))
     image_ids = np.array([image["id"] for image in images], dtype=np.int64)
     hw = np.array([(image.get("height") or 0, image.get("width") or 0) for image in images], dtype=np.int32)
     hw = known_sizes(hw, root, files)

@@ -12,12 +12,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from resdet.datasets.annotations import FileNames
-from resdet.datasets.images import read_reduced
+from resdet.datasets.images import SUFFIXES, read_reduced
 from resdet.datasets.views import View, to_tensor
 from resdet.errors import InputError, listed
-
-SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
-"""Endings of the files that count as images, in any case."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from resdet.datasets.annotations import Annotations, check_images
+from resdet.datasets.annotations import Annotations, find_images
 from resdet.datasets.ilsvrc import annotations_of, ilsvrc_folder, list_path, read_list, read_records
 from resdet.errors import InputError, listed
 from resdet.files import kept_path
@@ -58,7 +58,7 @@ def read_imagenet_det(
     tree = _Tree(image_root, xml_root)
     names = list(dict.fromkeys(name for path in lists for name in _chosen(path, negatives)))
     places = [tree.place(name) for name in names]
-    check_images(image_root, [f"{place}.JPEG" for place in places], source=source)  # the unannotated ones too
+    find_images(image_root, [f"{place}.JPEG" for place in places], source=source, exact=True)  # all
     with_xml = [tree.has_xml(place) for place in places]
     if not all(with_xml) and not negatives:
         missing = [place for place, known in zip(places, with_xml, strict=True) if not known]

@@ -25,6 +25,8 @@ _UPRIGHT = {
 _DEEP = ("I", "I;16", "I;16L", "I;16B", "I;16N")  # Pillow's modes of more than 8 bits that hold integers
 
 
+SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
+"""Endings of the files that count as images, in any case."""
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 """Raster formats, the only ones opened: Pillow would hand PostScript in a file named ``photo.jpg`` to Ghostscript."""
 

@@ -6,7 +6,7 @@ import pickle
 import numpy as np
 import pytest
 
-from resdet.datasets.annotations import Annotations, FileNames, check_boxes, check_images, to_coco
+from resdet.datasets.annotations import Annotations, FileNames, check_boxes, find_images, to_coco
 from resdet.errors import InputError
 from resdet.labels import COCO_CATEGORY_IDS, COCO_CLASSES, VOC_CLASSES
 
@@ -70,11 +70,11 @@ def test_missing_images(tmp_path):
     (tmp_path / "sub").mkdir()
     for name in ("a.jpg", "sub/b.jpg"):
         (tmp_path / name).touch()
-    check_images(str(tmp_path), ["a.jpg", "sub/b.jpg"], source="x.json")
+    find_images(str(tmp_path), ["a.jpg", "sub/b.jpg"], source="x.json")
     with pytest.raises(InputError, match=r"3 of 4 images are missing; first: c.jpg, sub/a.jpg, no/d.jpg"):
-        check_images(str(tmp_path), ["a.jpg", "c.jpg", "sub/a.jpg", "no/d.jpg"], source="x.json")
+        find_images(str(tmp_path), ["a.jpg", "c.jpg", "sub/a.jpg", "no/d.jpg"], source="x.json")
     with pytest.raises(InputError, match="no such folder"):
-        check_images(str(tmp_path / "none"), [], source="x.json")
+        find_images(str(tmp_path / "none"), [], source="x.json")
 
 
 def test_to_coco_by_hand():
@@ -112,3 +112,51 @@ def test_labels():
     # read off the official file, one from before and after each run of holes
     assert ids["person"] == 1 and ids["fire hydrant"] == 11 and ids["stop sign"] == 13 and ids["backpack"] == 27
     assert ids["dining table"] == 67 and ids["toilet"] == 70 and ids["book"] == 84 and ids["toothbrush"] == 90
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Photographs as a labelling tool's export meets them."""
+    for name in ("im0.jpg", "sub/im1.JPG", "sub/im2.jpeg", "a/same.png", "b/same.png"):
+        (tmp_path / "root" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "root" / name).touch()
+    (tmp_path / "secret.png").touch()
+    return tmp_path / "root"
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("im0.jpg", "im0.jpg"),
+        ("sub/im1.JPG", "sub/im1.JPG"),
+        ("sub\\im1.JPG", "sub/im1.JPG"),  # Windows
+        ("C:\\photos\\im0.jpg", "im0.jpg"),
+        ("/data/upload/4/im0.jpg", "im0.jpg"),  # of another machine
+        ("images/im0.jpg", "im0.jpg"),  # under images/ already
+        ("im0", "im0.jpg"),
+        ("IM1.jpg", "sub/im1.JPG"),
+        ("im2.jpg", "sub/im2.jpeg"),
+        ("../../root/im0.jpg", "im0.jpg"),
+        ("b/same.png", "b/same.png"),
+    ],
+)
+def test_names_as_labelling_tools_write_them(folder, caplog, name, place):
+    assert find_images(str(folder), [name], source="x.json") == [place]
+    assert ("1 images were found by the last part" in caplog.text) == (name != place)
+
+
+def test_a_last_part_of_several_files(folder):
+    with pytest.raises(InputError, match=r"a/same\.png, b/same\.png"):
+        find_images(str(folder), ["upload/same.png"], source="x.json")
+
+
+def test_names_that_lead_out(folder):
+    for name in ("../secret.png", str(folder.parent / "secret.png")):
+        with pytest.raises(InputError, match=r"1 of 2 images are missing; first: .*secret\.png"):
+            find_images(str(folder), ["im0.jpg", name], source="x.json")
+        assert find_images(str(folder), [name], source="x.json", outside=True) == [name]
+
+
+def test_exact_names(folder):
+    with pytest.raises(InputError, match="missing"):
+        find_images(str(folder), ["IM0.jpg"], source="x.json", exact=True)

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 import resdet
 from resdet.backbones import weights
-from resdet.backbones.registry import BACKBONES
+from resdet.backbones.registry import packaged_weights
 from resdet.backbones.weights import NotFetched, init_backbone, read_weights
 from resdet.engine.checkpoints import read_checkpoint
 from resdet.engine.config import load_config
@@ -21,7 +21,7 @@ from resdet.errors import InputError
 
 
 def test_the_package_holds_the_half_width_net():
-    path = BACKBONES["resnet18-half"].packaged
+    path = packaged_weights("resnet18-half")
     assert path.is_file() and path.stat().st_size < 6.5e6
     state, facts = read_weights(path)
     assert facts["backbone"] == "resnet18-half" and len(facts["classes"]) == len(state["fc.weight"]) == 200
