@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import json
 import logging
-import pickle
-import warnings
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
@@ -24,7 +23,7 @@ from resdet.backbones.registry import BACKBONES, LIBRARIES
 from resdet.backbones.vgg import from_timm
 from resdet.errors import InputError, listed
 from resdet.files import replacing, sha256
-from resdet.unpickle import read_arrays, read_tensors
+from resdet.unpickle import read_pickled
 
 logger = logging.getLogger(__name__)
 ENVELOPES = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state", "blobs")
@@ -81,7 +80,7 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
                 content = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it is no mapping)
                 metadata = json.loads((file.metadata() or {}).get(HEADER_KEY, "{}"))
         else:
-            content = read_arrays(path) if path.suffix == ".pkl" else _load(path)
+            content = read_pickled(path)
             meta = content.get("meta") if isinstance(content, Mapping) else None
             metadata = {"meta": dict(meta)} if isinstance(meta, Mapping) else {}
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
@@ -217,26 +216,27 @@ def file_hash(path: str | Path) -> str:
     return sha256(path)[:8]
 
 
-def _load(path: Path) -> object:
-    try:
-        with warnings.catch_warnings():  # a protocol that torch's reader does not know is left to ours
-            warnings.filterwarnings("ignore", "Detected pickle protocol")
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:  # torch's reader knows no numpy arrays; ours names what it refuses
-        return read_tensors(path)
-
-
 def _open_envelope(content: object, path: Path) -> dict[str, Tensor]:
     for _ in range(2):  # some keep the model inside the state
         inner = [
             content[key] for key in ENVELOPES if isinstance(content, Mapping) and isinstance(content.get(key), Mapping)
         ]
         content = inner[0] if inner else content
+    if isinstance(content, Mapping):
+        content = {key: _as_tensor(value) for key, value in content.items()}
     if isinstance(content, Mapping) and content and all(isinstance(value, Tensor) for value in content.values()):
         return dict(content)
     found = f"keys {_shorten(list(map(str, content)))}" if isinstance(content, Mapping) else type(content).__name__
     needed = f"a state dict, bare or under one of {', '.join(ENVELOPES)}"
     raise InputError(path, found=found, needed=needed)
+
+
+def _as_tensor(value: object) -> object:
+    if isinstance(value, Tensor):
+        return value.detach()  # without the hooks that a file may give it
+    if isinstance(value, (np.ndarray, np.number)) and value.dtype.kind in "biuf":
+        return torch.from_numpy(np.array(value, dtype=value.dtype.newbyteorder("=")))  # a copy in this machine's order
+    return value
 
 
 def _strip_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
