@@ -1,308 +1,141 @@
-"""Pickled files of arrays and containers, read without running anything that they name.
+"""Pickled weights, read without running anything that a file names.
 
-A pickle is a program: it names functions and calls them with what it likes. Here each name is looked up in a short list
-instead of being imported, what is on the list takes only what arrays and tensors are written with, and a state is set
-once on an empty array, else only on types of numbers (their byte order). So no file can reach a function outside the
-list, alter one on it, or lay out memory. What a list lacks is refused by name.
+A pickle is a program: it names functions and calls them with what it likes. In a file of numpy's arrays a name is
+looked up in a list of a dozen (:data:`NAMES`); what is on it makes arrays, bytes and containers of what the file holds,
+and refuses all else. Files of tensors are left to torch's own reader of weights alone, which has such a list too.
 """
 
 from __future__ import annotations
 
-import _codecs
+import io
 import pickle
 import re
-import tarfile
 import warnings
-from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections import OrderedDict
 from pathlib import Path
-from typing import Any, BinaryIO
+from pickle import UnpicklingError
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.serialization import StorageType
 
 from resdet.errors import InputError
+
+
+def _bytes(content: str | bytes = b"", encoding: str = "latin1") -> bytes:
+    """Those of Python 2 are a text. A number would be a length, and another encoding would be imported."""
+    if not isinstance(content, (str, bytes)) or encoding not in ("latin1", "latin-1"):
+        raise UnpicklingError(f"bytes of a {type(content).__name__}, or of a text not in latin1")
+    return content.encode("latin1") if isinstance(content, str) else content
+
+
+def _dtype(code: str, align: bool = False, copy: bool = True) -> np.dtype:
+    """A type of booleans, numbers or texts, always a copy: a state will be set on it."""
+    if not isinstance(code, str) or not re.fullmatch(r"[biufcSU][1-9]\d{0,8}", code):
+        raise UnpicklingError(f"numbers of type {code if isinstance(code, str) else type(code).__name__}")
+    return np.dtype(code, copy=True)
+
+
+def _set_byte_order(dtype: np.dtype, version: int, order: str, *rest: Any) -> None:
+    """The rest (base, names, fields, size, alignment, flags) must be as it is."""
+    own = (None, None, None, dtype.itemsize, dtype.alignment, dtype.flags)
+    if version != 3 or order not in ("<", ">", "|", "=") or rest not in (own, (None, None, None, -1, -1, 0)):
+        raise UnpicklingError(f"a state for the type {dtype}")
+    dtype.__setstate__((version, order, *rest))
+
+
+def _array(kind: None, shape: tuple[int], code: str) -> np.ndarray:
+    if kind is not NAMES["numpy.ndarray"] or shape != (0,):
+        raise UnpicklingError("an array that is not empty before its state is set")
+    return np.empty(0, np.int8)
+
+
+def _fill(array: np.ndarray, version: int, shape: tuple, dtype: np.dtype, fortran: bool, content: str | bytes) -> None:
+    if array.size or not all(type(side) is int and side >= 0 for side in shape):  # filled: others may look at it
+        raise UnpicklingError("a second state for an array, or one without a shape")
+    array.__setstate__((1, shape, dtype, bool(fortran), _bytes(content)))
+
+
+def _buffer(content: str | bytes, dtype: np.dtype, shape: tuple[int, ...], order: str) -> np.ndarray:
+    if not isinstance(dtype, np.dtype):
+        raise UnpicklingError(f"numbers of type {type(dtype).__name__}")
+    return np.frombuffer(_bytes(content), dtype).reshape(shape, order=order)
+
+
+NAMES: dict[str, Any] = {
+    "_codecs.encode": _bytes,
+    "builtins.bytearray": _bytes,
+    "builtins.bytes": _bytes,
+    **{f"builtins.{kind.__name__}": kind for kind in (complex, frozenset, set)},
+    "collections.OrderedDict": OrderedDict,
+    "numpy.dtype": _dtype,
+    "numpy.ndarray": None,  # called, it would take bytes for addresses of objects
+    "numpy.core.multiarray._reconstruct": _array,
+    "numpy.core.multiarray.scalar": lambda dtype, content: _buffer(content, dtype, (), "C")[()],
+    "numpy.core.numeric._frombuffer": _buffer,
+}
+"""What a name stands for. Dict, list, tuple, numbers and texts need none."""
+UNUSED = pickle.INST + pickle.OBJ + pickle.NEWOBJ + pickle.NEWOBJ_EX + pickle.EXT1 + pickle.EXT2 + pickle.EXT4
+UNUSED += pickle.PERSID + pickle.BINPERSID + pickle.NEXT_BUFFER + pickle.READONLY_BUFFER
+"""Instructions that no array needs: other ways to make objects, and what lies outside the file."""
+
+
+class ArrayUnpickler(pickle._Unpickler):  # in Python: the one in C sets any state, and reserves memory as it is told
+    """Reads numpy's arrays and Python's containers."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """What a name stands for, of Python 2 or 3 and of numpy 1 or 2."""
+        full = f"{module}.{name}".replace("__builtin__.", "builtins.", 1).replace("numpy._core.", "numpy.core.", 1)
+        if full not in NAMES:
+            raise UnpicklingError(f"{module}.{name}")
+        return NAMES[full]
+
+    def load_build(self) -> None:
+        """Set the state of an array or of its type; that of a container, attributes, is of no use."""
+        state, target = self.stack.pop(), self.stack[-1]
+        if not isinstance(target, (np.ndarray, np.dtype, OrderedDict)):
+            raise UnpicklingError(f"a state for a {type(target).__name__}")
+        if not isinstance(target, OrderedDict):
+            (_fill if isinstance(target, np.ndarray) else _set_byte_order)(target, *state)
+
+    dispatch = {code: load for code, load in pickle._Unpickler.dispatch.items() if code not in UNUSED}  # noqa: RUF012
+    dispatch |= {pickle.BUILD[0]: load_build, pickle.BYTEARRAY8[0]: pickle._Unpickler.load_binbytes8}
 
 
 class Skipped:
     """Stands for an object that is of no use here: takes every argument and every state, and does nothing."""
 
-    def __new__(cls, *_: object) -> Skipped:
-        """Forget the arguments."""
-        return super().__new__(cls)
-
     def __init__(self, *_: object) -> None: ...
 
-
-class ArrayName:
-    """Stands for the name ``numpy.ndarray``; called, that would make an array of any bytes: objects at any address."""
-
-    __new__ = None  # only _array knows what to do with it
+    def __setstate__(self, _: object) -> None: ...
 
 
-def _encode(text: str, encoding: str = "latin1") -> bytes:
-    """How bytes are written for Python 2; other encodings would be looked up by importing them."""
-    if encoding not in ("latin1", "latin-1"):
-        raise pickle.UnpicklingError(f"bytes in encoding {encoding!r}")
-    return _codecs.latin_1_encode(text)[0]
+SKIPPED = ["mmengine.logging.history_buffer.HistoryBuffer", "builtins.getattr"]  # its curves, and their bound methods
+SKIPPED += [name.replace("core", core) for name in NAMES for core in ("core", "_core")]
+"""What training scripts keep beside the weights; of containers and bytes torch reads those that it knows."""
 
 
-def _bytes(content: bytes | str = b"", encoding: str = "latin1") -> bytes:
-    """A number would be a length, and reserve that much."""
-    if isinstance(content, str):
-        return _encode(content, encoding)
-    if type(content) not in (bytes, bytearray):
-        raise pickle.UnpicklingError(f"bytes of a {type(content).__name__}")
-    return bytes(content)
-
-
-def _bytearray(content: bytes | str = b"", encoding: str = "latin1") -> bytearray:
-    return bytearray(_bytes(content, encoding))
-
-
-def _dtype(code: str | bytes, align: bool = False, copy: bool = True) -> np.dtype:
-    """A type of booleans, numbers or texts, never the one that numpy keeps for all: a state is set on it."""
-    code = code.decode("latin1") if isinstance(code, bytes) else code
-    if not isinstance(code, str) or not re.fullmatch(r"[biufcSU]\d{1,9}", code):
-        raise pickle.UnpicklingError(f"numbers of type {code!r}")
-    return np.dtype(code, copy=True)
-
-
-def _array(kind: type, shape: tuple[int, ...], code: bytes | str) -> np.ndarray:
-    """The empty array that a state will fill."""
-    if kind is not ArrayName or shape != (0,):
-        raise pickle.UnpicklingError(f"an array of type {kind!r} and shape {shape!r}")
-    return np.empty(0, np.int8)
-
-
-def _scalar(dtype: np.dtype, content: bytes | str = b"") -> np.generic:
-    return np.frombuffer(_bytes(content), _checked(dtype), count=1)[0]  # a text in files of Python 2
-
-
-def _buffer(content: bytes | bytearray, dtype: np.dtype, shape: tuple[int, ...], order: str) -> np.ndarray:
-    return np.frombuffer(_bytes(content), _checked(dtype)).reshape(shape, order=order)
-
-
-def _checked(dtype: Any) -> np.dtype:
-    if not isinstance(dtype, np.dtype) or dtype.hasobject or dtype.fields or dtype.subdtype:
-        raise pickle.UnpicklingError(f"numbers of type {dtype!r}")
-    return dtype
-
-
-def _storage(storage: Any) -> torch.TypedStorage:
-    if not isinstance(storage, torch.TypedStorage):
-        raise pickle.UnpicklingError(f"a tensor over a {type(storage).__name__}")
-    return storage
-
-
-def _tensor(storage: Any, offset: int, size: tuple, stride: tuple) -> Tensor:
-    return torch._utils._rebuild_tensor(_storage(storage), offset, size, stride)
-
-
-def _tensor_v2(
-    storage: Any, offset: int, size: tuple, stride: tuple, grad: bool, hooks: Any, metadata: dict | None = None
-) -> Tensor:
-    """The same, its hooks left out: they are functions to call."""
-    return torch._utils._rebuild_tensor_v2(_storage(storage), offset, size, stride, bool(grad), OrderedDict(), metadata)
-
-
-def _parameter(data: Any, grad: bool, hooks: Any) -> Tensor:
-    if not isinstance(data, Tensor):
-        raise pickle.UnpicklingError(f"a parameter of a {type(data).__name__}")
-    return torch._utils._rebuild_parameter(data, bool(grad), OrderedDict())
-
-
-def _set_array(array: np.ndarray, state: Any) -> None:
-    _, shape, dtype, fortran, content = state
-    if array.size or not all(type(side) is int and side >= 0 for side in shape):  # filled: others may look at it
-        raise pickle.UnpicklingError(f"a second state for an array, or one of shape {shape!r}")
-    array.__setstate__((1, shape, _checked(dtype), bool(fortran), _bytes(content)))
-
-
-def _set_byte_order(dtype: np.dtype, state: Any) -> None:
-    """Of (version, byte order, base, names, fields, size, alignment, flags) all but the first two are as they are."""
-    version, order, *rest = state
-    own = [None, None, None, dtype.itemsize, dtype.alignment, dtype.flags]
-    if version != 3 or order not in ("<", ">", "|", "=") or rest not in (own, [None, None, None, -1, -1, 0]):
-        raise pickle.UnpicklingError(f"a state {state!r} for the type {dtype}")
-    dtype.__setstate__((version, order, *rest))
-
-
-def _forget(target: object, state: Any) -> None:
-    """Attributes of containers are of no use here."""
-
-
-Admitted = dict[tuple[str, str], Callable]
-"""What a name (module, attribute) in a file stands for."""
-
-ARRAYS: Admitted = {
-    ("collections", "OrderedDict"): OrderedDict,
-    ("_codecs", "encode"): _encode,
-    ("numpy", "ndarray"): ArrayName,
-    ("numpy", "dtype"): _dtype,
-    **{(f"numpy.{core}.multiarray", "_reconstruct"): _array for core in ("core", "_core")},
-    **{(f"numpy.{core}.multiarray", "scalar"): _scalar for core in ("core", "_core")},
-    **{(f"numpy.{core}.numeric", "_frombuffer"): _buffer for core in ("core", "_core")},
-    **{
-        (module, name): kind
-        for module in ("builtins", "__builtin__")  # Python 3 and 2
-        for name, kind in {
-            **{"bytes": _bytes, "bytearray": _bytearray},
-            **{kind.__name__: kind for kind in (set, frozenset, complex)},
-        }.items()
-    },
-}
-"""Numpy's arrays and Python's containers; dict, list, tuple, numbers and texts need no name."""
-
-TENSORS: Admitted = {
-    **ARRAYS,
-    ("collections", "Counter"): Counter,
-    ("torch", "Size"): torch.Size,
-    ("torch", "device"): torch.device,
-    ("torch._utils", "_rebuild_tensor"): _tensor,
-    ("torch._utils", "_rebuild_tensor_v2"): _tensor_v2,
-    ("torch._utils", "_rebuild_parameter"): _parameter,
-    # The curves of mmengine's message hub, and how bound methods in it are written.
-    ("mmengine.logging.history_buffer", "HistoryBuffer"): Skipped,
-    ("builtins", "getattr"): Skipped,
-    ("__builtin__", "getattr"): Skipped,
-}
-"""The same and tensors (torch.load looks up storages by itself)."""
-DTYPES = {str(value): value for value in vars(torch).values() if isinstance(value, torch.dtype)}
-STATES = {np.ndarray: _set_array, np.dtype: _set_byte_order, OrderedDict: _forget, Skipped: _forget}
-"""Whose instances may be given a state, and how."""
-UNUSED = ("INST", "OBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4", "PERSID", "NEXT_BUFFER", "READONLY_BUFFER")
-"""Instructions that no file of arrays needs; the extensions would come from a list outside."""
-
-
-def _unused(name: str) -> Callable[[pickle._Unpickler], None]:
-    def refuse(_: pickle._Unpickler) -> None:
-        raise pickle.UnpicklingError(f"the instruction {name}")
-
-    return refuse
-
-
-class ArrayUnpickler(pickle._Unpickler):  # the one in Python: the one in C cannot be told whose state may be set
-    """Reads what :data:`ARRAYS` admits.
+def read_pickled(path: Path) -> Any:
+    """The content of a ``.pkl`` file of numpy's arrays, or of a ``.pth`` file of tensors, in which arrays are skipped.
 
     Raises:
-        pickle.UnpicklingError: the file names anything else.
+        InputError: the file names anything else, or is damaged.
     """
-
-    admitted = ARRAYS
-
-    def find_class(self, module: str, name: str) -> Any:
-        """What a name stands for."""
-        if (module, name) in self.admitted:
-            return self.admitted[module, name]
-        raise pickle.UnpicklingError(f"{module}.{name}")
-
-    def load_build(self) -> None:
-        """Set a state."""
-        state, target = self.stack.pop(), self.stack[-1]
-        setter = next((setter for kind, setter in STATES.items() if isinstance(target, kind)), None)
-        if setter is None:
-            raise pickle.UnpicklingError(f"a state for {target!r}")
-        setter(target, state)
-
-    def load_newobj(self) -> None:
-        """Make an object without calling its class: those that are skipped are written so."""
-        if self.stack[-2] is not Skipped:
-            raise pickle.UnpicklingError(f"a new {self.stack[-2]!r}")
-        super().load_newobj()
-
-    def load_binpersid(self) -> None:
-        """What lies outside the pickle: the storages of tensors, which torch reads, and nothing else."""
-        match self.stack[-1]:
-            case ("storage" | b"storage", StorageType(), str() | bytes(), str() | bytes(), int() as count, *view) if (
-                count >= 0 and view in ([], [None])
-            ):
-                super().load_binpersid()
-            case other:
-                raise pickle.UnpicklingError(f"the persistent id {other!r}")
-
-    dispatch = {  # noqa: RUF012 (pickle's own form)
-        **pickle._Unpickler.dispatch,
-        pickle.BUILD[0]: load_build,
-        pickle.NEWOBJ[0]: load_newobj,
-        pickle.BINPERSID[0]: load_binpersid,
-        **{getattr(pickle, name)[0]: _unused(name) for name in UNUSED},
-    }
-
-
-class TensorUnpickler(ArrayUnpickler):
-    """Reads what :data:`TENSORS` admits."""
-
-    admitted = TENSORS
-
-    def find_class(self, module: str, name: str) -> Any:
-        """What a name stands for."""
-        if module == "torch" and f"torch.{name}" in DTYPES:
-            return DTYPES[f"torch.{name}"]
-        return super().find_class(module, name)
-
-
-class TensorPickle:
-    """In place of the module ``pickle`` that torch.load would use."""
-
-    __name__ = "pickle"
-    Unpickler = TensorUnpickler
-
-    @staticmethod
-    def load(file: BinaryIO, **settings: Any) -> Any:
-        """One object of a file, as in ``pickle.load``."""
-        return TensorUnpickler(file, **settings).load()
-
-
-def read_arrays(path: str | Path) -> Any:
-    """The content of a ``.pkl`` file, with arrays as tensors.
-
-    Raises:
-        InputError: the file names anything but arrays and containers, or is damaged.
-    """
-
-    def read() -> Any:
-        with Path(path).open("rb") as file:
-            return ArrayUnpickler(file, encoding="latin1").load()  # texts of Python 2 hold bytes
-
-    return _as_tensors(_refuse(read, path))
-
-
-def read_tensors(path: str | Path) -> Any:
-    """The content of a ``.pth`` file that also holds numpy arrays or mmengine's curves; the latter are left out.
-
-    Raises:
-        InputError: the file names anything but tensors, arrays and containers, or is damaged.
-    """
-
-    def read() -> Any:
-        if tarfile.is_tarfile(path):  # of before 2017: torch would unpack it, links and all
-            raise pickle.UnpicklingError("a tar")
-        with warnings.catch_warnings():  # of TorchScript: torch would hand over to the reader of its programs
-            warnings.filterwarnings("error", ".*looks like a TorchScript archive")
-            return torch.load(path, "cpu", pickle_module=TensorPickle(), weights_only=False)
-
-    return _refuse(read, path)
-
-
-def _refuse(read: Callable[[], Any], path: str | Path) -> Any:
     try:
-        return read()
-    except pickle.UnpicklingError as error:
-        found = f"objects that only unpickling could read, or no weights ({str(error).strip().splitlines()[0]})"
+        if path.suffix == ".pkl":
+            return ArrayUnpickler(io.BytesIO(path.read_bytes()), encoding="latin1").load()  # texts of Python 2: bytes
+        with warnings.catch_warnings(), torch.serialization.safe_globals([(Skipped, name) for name in SKIPPED]):
+            warnings.simplefilter("ignore")  # of another protocol and of TorchScript, which torch refuses as well
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        told = re.search(r"GLOBAL (\S+)", str(error)) or re.search(r"WeightsUnpickler error:\s+(.+)", str(error))
+        found = f"objects that only unpickling could read, or no weights ({_shorten(told[1] if told else error)})"
         needed = "a file of tensors alone: save the model's state_dict(), or use a published .safetensors file"
         raise InputError(path, found=found, needed=needed) from error
     except Exception as error:  # a damaged pickle calls with wrong arguments, which can fail in any way
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(path, found=f"damaged or not a weights file ({reason})", needed="a whole file") from error
+        found = f"damaged or not a weights file ({_shorten(error)})"
+        raise InputError(path, found=found, needed="a whole file") from error
 
 
-def _as_tensors(content: Any) -> Any:
-    if isinstance(content, dict):
-        return {key: _as_tensors(value) for key, value in content.items()}
-    if isinstance(content, (np.ndarray, np.number)) and not content.dtype.hasobject and content.dtype.kind in "biuf":
-        native = np.array(content, dtype=content.dtype.newbyteorder("="))  # a copy: writable, of this machine's order
-        return torch.from_numpy(native)
-    return content
+def _shorten(reason: Exception | str) -> str:
+    return (str(reason).strip() or type(reason).__name__).splitlines()[0][:200]

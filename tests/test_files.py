@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from resdet.backbones.weights import publish, read_weights
+from resdet.backbones.published import publish
+from resdet.backbones.weights import read_weights
 from resdet.engine.checkpoints import read_checkpoint
 from resdet.errors import InputError
 from resdet.files import cache_folder, damaged_part, held, keep_arrays, kept_arrays, kept_path, replacing, sha256

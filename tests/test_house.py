@@ -29,12 +29,12 @@ CORE = (
 WINGS = ("convert", "analysis", "benchmarks", "studies", "cli")
 ORDER = {name: place for place, name in enumerate((*FOUNDATION, *CORE, *WINGS))}
 """A room imports from itself and from the rooms before it."""
-TOTAL_LINES = 23_980
+TOTAL_LINES = 23_770
 """Of everything, docstrings included; it only goes down."""
 FILE_LINES, FUNCTION_LINES, PARAMETERS = 300, 60, 7
-LONG_FILES, LONG_FUNCTIONS, WIDE_FUNCTIONS = 6, 8, 11
+LONG_FILES, LONG_FUNCTIONS, WIDE_FUNCTIONS = 0, 8, 11
 """How many pass those bounds today; they only go down."""
-API_FILES = 119
+API_FILES = 120
 """Files of ours that ``import resdet.api`` loads at most."""
 
 

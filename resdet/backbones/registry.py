@@ -19,7 +19,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -68,12 +67,6 @@ class Backbone:
     """Pixels of the images that the net is made for. Nets for 32 are no backbones of detectors."""
     classes: int = 1000
     """Of the data set that the net is made for."""
-
-
-def packaged_weights(name: str) -> Path | None:
-    """Weights that come with the package (docs/pretrained.md); None where a net has none."""
-    path = Path(__file__).parent / f"{name}.safetensors"
-    return path if path.is_file() else None
 
 
 class Backbones(Mapping[str, Backbone]):

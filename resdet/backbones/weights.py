@@ -6,55 +6,32 @@ Published files are safetensors whose header holds one JSON object of facts (``b
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-import pickle
-import warnings
+import re
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import safetensors.torch
+import numpy as np
 import torch
-from safetensors import SafetensorError
+import torchvision
 from torch import Tensor, nn
 
-from resdet.backbones.registry import BACKBONES, LIBRARIES, packaged_weights
+from resdet.backbones.published import packaged_weights, read_published
+from resdet.backbones.registry import BACKBONES, LIBRARIES
 from resdet.backbones.vgg import from_timm
 from resdet.errors import InputError, listed
-from resdet.files import damaged_part, replacing, sha256
-from resdet.unpickle import read_arrays, read_tensors
+from resdet.files import damaged_part
+from resdet.unpickle import read_pickled
 
 logger = logging.getLogger(__name__)
 ENVELOPES = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state", "blobs")
 """Keys under which training scripts keep the weights, the best first."""
 PREFIXES = ("module.", "_orig_mod.", "backbone.", "net.", "model.")
 """Of DDP, of torch.compile and of nets inside nets: dropped when every key has them."""
-HEADER_KEY = "resdet"
-DIGEST_KEY = "sha256"
-SHOWN = 3  # keys named of each list in an error
-
-
-class LoadReport(NamedTuple):
-    """What became of the keys of a file."""
-
-    source: str
-    loaded: int
-    """Number of keys whose values were copied."""
-    missing: tuple[str, ...]
-    """In the module, not in the file."""
-    unexpected: tuple[str, ...]
-    """In the file, not in the module."""
-    misshaped: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
-    """(key, shape in the file, shape in the module)."""
-
-    def __str__(self) -> str:
-        lists = [("missing", self.missing), ("unexpected", self.unexpected)]
-        lists.append(("mis-shaped", [f"{key} {list(a)} for {list(b)}" for key, a, b in self.misshaped]))
-        parts = [f"{len(keys)} {name} ({_shorten(keys)})" for name, keys in lists if keys]
-        return "; ".join([f"{self.loaded} keys fit", *parts])
+TWINS = {r"cifar-plain(\d+)": r"cifar-resnet\1", r"cifar-resnet(\d+)(-A)?": r"cifar-plain\1"}
+TWINS |= {r"plain(18|34)": r"resnet\1-A", r"resnet(18|34)-A": r"plain\1"}
 
 
 def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -77,27 +54,13 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     path = Path(path)
     if not path.is_file():
         raise InputError(path, found="no such file", needed="weights: .safetensors, .pth, .pt or .pkl")
-    try:
-        if path.suffix == ".safetensors":
-            with safetensors.safe_open(path, framework="pt") as file:
-                content = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it is no mapping)
-                header = file.metadata() or {}
-            if header.get(DIGEST_KEY, digest(content)) != digest(content):
-                needed = "a whole copy of it"
-                raise InputError(path, found="damaged: its tensors are not those that were published", needed=needed)
-            metadata = json.loads(header.get(HEADER_KEY, "{}"))
-        else:
-            check_whole(path)
-            content = read_arrays(path) if path.suffix == ".pkl" else _load(path)
-            meta = content.get("meta") if isinstance(content, Mapping) else None
-            metadata = {"meta": dict(meta)} if isinstance(meta, Mapping) else {}
-    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(
-            path, found=f"damaged or not a weights file ({reason})", needed="a whole weights file"
-        ) from error
+    if path.suffix == ".safetensors":
+        content, metadata = read_published(path)
+    else:
+        check_whole(path)
+        content = read_pickled(path)
+        meta = content.get("meta") if isinstance(content, Mapping) else None
+        metadata = {"meta": dict(meta)} if isinstance(meta, Mapping) else {}
     return _strip_prefixes(_open_envelope(content, path)), metadata
 
 
@@ -119,7 +82,7 @@ def load_exactly(
     source: object,
     allowed_missing: Sequence[str] = (),
     allowed_unexpected: Sequence[str] = (),
-) -> LoadReport:
+) -> int:
     """Copy a state dict into a module, or refuse and copy nothing.
 
     BN's ``num_batches_tracked`` counters may be absent on either side. A mis-shaped key counts as both unexpected and
@@ -133,38 +96,35 @@ def load_exactly(
         allowed_unexpected: patterns of file keys that may be ignored.
 
     Returns:
-        What was loaded, and every key that was not.
+        How many keys were copied.
 
     Raises:
         InputError: a key is missing, unexpected or mis-shaped, and not allowed to be; or a number is not finite.
     """
     own = module.state_dict()
-    needed = {key for key in own if not key.endswith("num_batches_tracked")}
-    given = {key for key in state if not key.endswith("num_batches_tracked")}
-    misshaped = sorted(key for key in needed & given if own[key].shape != state[key].shape)
-    report = LoadReport(
-        source=str(source),
-        loaded=len(needed & given) - len(misshaped),
-        missing=tuple(sorted(needed - given)),
-        unexpected=tuple(sorted(given - needed)),
-        misshaped=tuple((key, tuple(state[key].shape), tuple(own[key].shape)) for key in misshaped),
+    needed, given = ({key for key in keys if not key.endswith("num_batches_tracked")} for keys in (own, state))
+    misshaped = {key for key in needed & given if own[key].shape != state[key].shape}
+    missing, unexpected = (
+        {key for key in keys | misshaped if not any(fnmatch(key, pattern) for pattern in allowed)}
+        for keys, allowed in ((needed - given, allowed_missing), (given - needed, allowed_unexpected))
     )
-    bad_missing = [key for key in (*report.missing, *misshaped) if not _matches(key, allowed_missing)]
-    bad_unexpected = [key for key in (*report.unexpected, *misshaped) if not _matches(key, allowed_unexpected)]
-    if bad_missing or bad_unexpected:
-        bad = {*bad_missing, *bad_unexpected}
-        wrong = report._replace(
-            missing=tuple(key for key in report.missing if key in bad),
-            unexpected=tuple(key for key in report.unexpected if key in bad),
-            misshaped=tuple(row for row in report.misshaped if row[0] in bad),
-        )
-        needed = f"exactly the {len(needed)} keys of {type(module).__name__}"
-        raise InputError(source, found=str(wrong) + _class_count_hint(wrong), needed=needed)
+    fit = (needed & given) - misshaped
+    if missing or unexpected:
+        shapes = {key: (list(state[key].shape), list(own[key].shape)) for key in misshaped & (missing | unexpected)}
+        wrong = {
+            "missing": missing - misshaped,
+            "unexpected": unexpected - misshaped,
+            "mis-shaped": {f"{key} {a} for {b}" for key, (a, b) in shapes.items()},
+        }
+        told = [f"{len(keys)} {name} ({listed(sorted(keys), shown=3)})" for name, keys in wrong.items() if keys]
+        hint = "" if wrong["missing"] or wrong["unexpected"] else _class_count_hint(list(shapes.values()))
+        exactly = f"exactly the {len(needed)} keys of {type(module).__name__}"
+        raise InputError(source, found="; ".join([f"{len(fit)} keys fit", *told]) + hint, needed=exactly)
     sick = [k for k, v in state.items() if k in own and v.is_floating_point() and not v.isfinite().all()]
     if sick:  # oneDNN's ReLU would make a zero of a NaN, and the net would seem to work
         raise InputError(source, found=f"NaN or infinity in {listed(sick)}", needed="a checkpoint of finite numbers")
     module.load_state_dict({k: v for k, v in state.items() if k in own and k not in misshaped}, strict=False)
-    return report
+    return len(fit)
 
 
 class NotFetched(InputError):
@@ -172,11 +132,7 @@ class NotFetched(InputError):
 
 
 def init_backbone(
-    name: str,
-    init: str | Path | None = None,
-    *,
-    num_classes: int | None = None,
-    new_classifier: bool = False,
+    name: str, init: str | Path | None = None, *, num_classes: int | None = None, new_classifier: bool = False
 ) -> nn.Module:
     """Build a backbone of the registry and fill it.
 
@@ -201,76 +157,34 @@ def init_backbone(
             init = packaged_weights(name) or init
         state = _download(name) if init == "pretrained" else read_backbone(name, Path(init))[0]
         free = (f"{classifier}.*",) if num_classes is None or new_classifier else ()
-        report = load_exactly(net, state, source=init, allowed_missing=free, allowed_unexpected=free)
-        logger.info("backbone %s: %d tensors of %s", name, report.loaded, init)
+        loaded = load_exactly(net, state, source=init, allowed_missing=free, allowed_unexpected=free)
+        logger.info("backbone %s: %d tensors of %s", name, loaded, init)
     if num_classes is None:
         net.set_submodule(classifier, nn.Identity())
     return net
 
 
-def publish(path: str | Path, state: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> Path:
-    """Write weights and facts as safetensors, whole or not at all: a full disk leaves the old file.
-
-    Args:
-        path: ends in ``.safetensors``.
-        state: written contiguous, from any device.
-        metadata: anything JSON can hold; ``backbone`` is checked by :func:`init_backbone`.
-
-    Returns:
-        The path.
-
-    Raises:
-        InputError: another suffix, or the disk refuses.
-    """
-    path = Path(path)
-    if path.suffix != ".safetensors":
-        raise InputError(path, found=f"suffix {path.suffix!r}", needed="a name that ends in .safetensors")
-    tensors = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in state.items()}
-    header = {"format": "pt", HEADER_KEY: json.dumps(dict(metadata)), DIGEST_KEY: digest(tensors)}
-    content = safetensors.torch.save(tensors, header)
-    try:
-        with replacing(path) as file:
-            file.write(content)
-    except OSError as error:
-        needed = f"a writable folder with {len(content) / 2**20:.0f} MiB free; an older file of that name is untouched"
-        raise InputError(path, found=error.strerror or str(error), needed=needed) from error
-    return path
-
-
-def digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over the names and bytes of tensors; safetensors has no checksum of its own."""
-    found = hashlib.sha256()
-    for name in sorted(tensors):
-        found.update(name.encode())
-        found.update(tensors[name].contiguous().view(-1).view(torch.uint8).numpy())
-    return found.hexdigest()
-
-
-def file_hash(path: str | Path) -> str:
-    """The first 8 hexadecimal digits of a file's SHA-256, as in names of published weights."""
-    return sha256(path)[:8]
-
-
-def _load(path: Path) -> object:
-    try:
-        with warnings.catch_warnings():  # a protocol that torch's reader does not know is left to ours
-            warnings.filterwarnings("ignore", "Detected pickle protocol")
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:  # torch's reader knows no numpy arrays; ours names what it refuses
-        return read_tensors(path)
-
-
 def _open_envelope(content: object, path: Path) -> dict[str, Tensor]:
     for _ in range(2):  # some keep the model inside the state
-        inner = [
-            content[key] for key in ENVELOPES if isinstance(content, Mapping) and isinstance(content.get(key), Mapping)
-        ]
-        content = inner[0] if inner else content
-    if isinstance(content, Mapping) and content and all(isinstance(value, Tensor) for value in content.values()):
-        return dict(content)
-    found = f"keys {_shorten(list(map(str, content)))}" if isinstance(content, Mapping) else type(content).__name__
+        if isinstance(content, Mapping):
+            content = next((content[key] for key in ENVELOPES if isinstance(content.get(key), Mapping)), content)
+    if isinstance(content, Mapping):
+        state = {key: _as_tensor(value) for key, value in content.items()}
+        if state and all(isinstance(value, Tensor) for value in state.values()):
+            return state
+    found = (
+        f"keys {listed(list(map(str, content)), shown=3)}" if isinstance(content, Mapping) else type(content).__name__
+    )
     needed = f"a state dict, bare or under one of {', '.join(ENVELOPES)}"
     raise InputError(path, found=found, needed=needed)
+
+
+def _as_tensor(value: object) -> object:
+    if isinstance(value, Tensor):
+        return value.detach()  # without the hooks that a file may give it
+    if isinstance(value, (np.ndarray, np.number)) and value.dtype.kind in "biuf":
+        return torch.from_numpy(np.array(value, dtype=value.dtype.newbyteorder("=")))  # a copy in this machine's order
+    return value
 
 
 def _strip_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -306,34 +220,23 @@ def read_backbone(name: str, path: Path) -> tuple[dict[str, Tensor], dict[str, A
         raise InputError(path, found=f"weights of backbone {named!r}", needed=f"weights of backbone {name!r}")
     if named is None and (twin := _twin(name)):
         logger.warning("%s does not name its net: taken for %s, whose shapes %s has too", path, name, twin)
-    state = state if name.partition("/")[0] in LIBRARIES else from_timm(_rename_classifier(state))
+    if name.partition("/")[0] not in LIBRARIES:
+        renamed = {re.sub(r"^linear\.", "fc.", key): value for key, value in state.items()}  # of many CIFAR nets
+        state = from_timm(renamed if len(renamed) == len(state) else state)
     return state, metadata
 
 
 def _backbone_of_run(metadata: Mapping[str, Any]) -> str | None:
     """The backbone that a checkpoint of ours names."""
-    meta = metadata.get("meta")
-    model = meta.get("model") if isinstance(meta, Mapping) else None
-    named = model.get("backbone") if isinstance(model, Mapping) else None
+    named: Any = metadata
+    for key in ("meta", "model", "backbone"):
+        named = named.get(key) if isinstance(named, Mapping) else None
     return named if isinstance(named, str) else None
 
 
 def _twin(name: str) -> str | None:
     """A net of other arithmetic with tensors of the same names and shapes: plain, and residual without projections."""
-    for plain, residual in (("cifar-plain", "cifar-resnet"), ("plain", "resnet")):
-        if name.startswith(plain):
-            return residual + name.removeprefix(plain) + ("-A" if plain == "plain" else "")
-        if name.startswith(residual) and name.removeprefix(residual).removesuffix("-A").isdigit():
-            twin = plain + name.removeprefix(residual).removesuffix("-A")
-            if plain == "cifar-plain" or (name.endswith("-A") and twin in ("plain18", "plain34")):
-                return twin
-    return None
-
-
-def _rename_classifier(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """``fc`` is called ``linear`` in the CIFAR nets most in use."""
-    renamed = {f"fc.{k[7:]}" if k.startswith("linear.") else k: value for k, value in state.items()}
-    return renamed if len(renamed) == len(state) else state
+    return next((re.sub(own, other, name) for own, other in TWINS.items() if re.fullmatch(own, name)), None)
 
 
 def _architecture(name: str) -> str:
@@ -352,28 +255,18 @@ def _download(name: str) -> dict[str, Tensor]:
             import timm
 
             return timm.create_model(model, pretrained=True).state_dict()
-        from torchvision.models import get_model
-
-        return get_model(model, weights="DEFAULT").state_dict()
+        return torchvision.models.get_model(model, weights="DEFAULT").state_dict()
     except Exception as error:  # the libraries raise their own, of urllib, httpx, huggingface_hub ...
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         needed = "network access (the library keeps the download), or the path of a weights file as init"
         raise NotFetched(f"backbone {name!r}, init='pretrained'", found=reason, needed=needed) from error
 
 
-def _matches(key: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatch(key, pattern) for pattern in patterns)
-
-
-def _shorten(keys: Sequence[str]) -> str:
-    return ", ".join(keys[:SHOWN]) + (f", and {len(keys) - SHOWN} more" if len(keys) > SHOWN else "")
-
-
-def _class_count_hint(report: LoadReport) -> str:
-    """The usual cause, when nothing but the first dimension of some layers differs."""
-    pairs = {(a[0], b[0]) for _, a, b in report.misshaped if a[1:] == b[1:]}
-    if report.missing or report.unexpected or not pairs or any(a[1:] != b[1:] for _, a, b in report.misshaped):
+def _class_count_hint(shapes: Sequence[tuple[list[int], list[int]]]) -> str:
+    """The usual cause, when nothing but the first dimension of some layers differs (in the file, in the module)."""
+    if any(a[1:] != b[1:] for a, b in shapes):
         return ""
+    pairs = {(a[0], b[0]) for a, b in shapes}
     for a, b in sorted(pairs):
         if pairs == {(a, b), (4 * (a - 1), 4 * (b - 1))}:  # a detector: K + 1 scores and 4 K deltas
             return f"; class count {a - 1} vs {b - 1}"

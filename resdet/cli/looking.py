@@ -44,7 +44,7 @@ def ladder(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
 
     def main() -> None:
-        from resdet.backbones.weights import file_hash
+        from resdet.backbones.published import file_hash
         from resdet.engine import distributed
         from resdet.engine.config import load_config
         from resdet.errors import InputError

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from resdet.backbones.published import file_hash, publish
 from resdet.backbones.registry import BACKBONES
-from resdet.backbones.weights import file_hash, load_exactly, publish, read_weights
+from resdet.backbones.weights import load_exactly, read_weights
 from resdet.convert.renaming import Channels, Converted, Foreign, StrideOn, Style, check_finite
 from resdet.convert.states import convert
 from resdet.detection import build

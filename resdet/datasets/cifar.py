@@ -1,15 +1,15 @@
 """CIFAR-10 and CIFAR-100 in memory, from the published files or from folders of images (section 4.2 of the paper).
 
-=================  =====================================================================================
-form               what ``root`` may be
-=================  =====================================================================================
-Python version     ``cifar-10-python.tar.gz``, ``cifar-100-python.tar.gz``, or the folder in them
-binary version     ``cifar-10-binary.tar.gz``, ``cifar-100-binary.tar.gz``, or the folder in them
-images             ``train/<class>/*.png`` and ``test/<class>/*.png`` (or .jpg, ...), as a folder, zip or tar
-=================  =====================================================================================
+================  =====================================================================================
+form              what ``root`` may be
+================  =====================================================================================
+published         ``cifar-10-python.tar.gz``, ``cifar-100-python.tar.gz``, or the folder in them
+images            ``train/<class>/*.png`` and ``test/<class>/*.png`` (or .jpg, ...), as a folder, zip or tar
+================  =====================================================================================
 
-Archives are read where they are. Whatever the form, images come class by class, in the order of the files within a
-class, so that an index (and with it a split or a batch) means the same image in all forms.
+Archives are read where they are. The published files are pickles: torchvision knows the MD5 of each, and none is read
+that has another. The binary version is not read. Whatever the form, images come class by class, in the order of the
+files within a class, so that an index (and with it a split or a batch) means the same image in all forms.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ import hashlib
 import io
 import logging
 import os
+import pickle
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from lzma import LZMAError
@@ -31,23 +32,21 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torchvision.datasets import CIFAR10, CIFAR100
 
 from resdet.datasets.folder import SUFFIXES
 from resdet.datasets.images import open_image
 from resdet.errors import InputError, listed, nearest
 from resdet.files import keep_arrays, kept_arrays, kept_path, sha256
-from resdet.unpickle import ArrayUnpickler
 
 logger = logging.getLogger(__name__)
 
 SIDE = 32
-PIXELS = 3 * SIDE * SIDE
-"""Bytes of an image: a plane of red, one of green, one of blue."""
 SPLITS = ("train", "test", "train45k", "val5k")
 SPLIT_SEED = 0
 """Of the 45k/5k split. The paper does not say which images it held out."""
 LAYOUTS = (
-    "cifar-10-python.tar.gz, cifar-100-python.tar.gz, their binary versions, the folder in one of these, "
+    "cifar-10-python.tar.gz, cifar-100-python.tar.gz, the folder in one of these, "
     "or train/<class>/*.png and test/<class>/*.png as a folder or a zip"
 )
 UNREADABLE = (OSError, EOFError, RuntimeError, zlib.error, LZMAError, zipfile.BadZipFile, tarfile.TarError)
@@ -71,33 +70,8 @@ class ArrayData:
         return len(self.labels)
 
 
-class Original(NamedTuple):
-    """One published form (https://www.cs.toronto.edu/~kriz/cifar.html)."""
-
-    name: str
-    classes: int
-    rows: Mapping[str, Mapping[str, int]]
-    """For each split: its files, and the images in each."""
-    meta: str
-    """The file of class names."""
-    labels: str | int
-    """Pickles: the key of the labels. Binary: the byte that is the label; the pixels follow it."""
-    names: str = ""
-    """Pickles: the key of the class names."""
-
-
-_TEN = {"train": {f"data_batch_{i}": 10_000 for i in range(1, 6)}, "test": {"test_batch": 10_000}}
-_HUNDRED = {"train": {"train": 50_000}, "test": {"test": 10_000}}
-_TEN_BINARY, _HUNDRED_BINARY = (
-    {split: {f"{file}.bin": rows for file, rows in files.items()} for split, files in each.items()}
-    for each in (_TEN, _HUNDRED)
-)
-ORIGINALS = (
-    Original("cifar10", 10, _TEN, "batches.meta", "labels", "label_names"),
-    Original("cifar100", 100, _HUNDRED, "meta", "fine_labels", "fine_label_names"),
-    Original("cifar10", 10, _TEN_BINARY, "batches.meta.txt", 0),
-    Original("cifar100", 100, _HUNDRED_BINARY, "fine_label_names.txt", 1),
-)
+PUBLISHED: dict[str, type[CIFAR10]] = {"cifar10": CIFAR10, "cifar100": CIFAR100}
+"""They list the files of https://www.cs.toronto.edu/~kriz/cifar.html and their MD5."""
 
 
 def read_cifar(root: str | Path, *, split: str, name: str = "cifar10") -> ArrayData:
@@ -115,11 +89,11 @@ def read_cifar(root: str | Path, *, split: str, name: str = "cifar10") -> ArrayD
             that they have, and may have any number of images.
 
     Raises:
-        InputError: ``root`` is missing, damaged, in none of these forms or of the other set; a file of it is missing or
-            has another size; a label is out of range; an image does not decode or is not 32 x 32 RGB; a class folder is
-            empty; train and test have different classes.
+        InputError: ``root`` is missing, damaged, in none of these forms or of the other set; a published file is
+            missing or not as published; an image does not decode or is not 32 x 32 RGB; a class folder is empty; train
+            and test have different classes.
     """
-    for value, known in ((split, SPLITS), (name, ("cifar10", "cifar100"))):
+    for value, known in ((split, SPLITS), (name, tuple(PUBLISHED))):
         if value not in known:
             raise InputError(f"CIFAR in {root}", found=f"{value!r}", needed=nearest(value, known))
     if not os.path.exists(root):
@@ -144,12 +118,11 @@ def split_rows() -> tuple[Tensor, Tensor]:
 
 def _read(root: str | Path, split: str, name: str) -> ArrayData:
     with _opened(root) as tree:
-        names = set(tree.names)
-        original = next((form for form in ORIGINALS if _files(form) & names), None)
-        if original and original.name != name:
-            raise InputError(f"CIFAR in {root}", found=f"the files of {original.name}", needed=f"those of {name}")
-        if original:
-            return _read_original(tree, split, original, root)
+        found = next((known for known, kind in PUBLISHED.items() if _checksums(kind).keys() & set(tree.names)), None)
+        if found and found != name:
+            raise InputError(f"CIFAR in {root}", found=f"the files of {found}", needed=f"those of {name}")
+        if found:
+            return _read_published(tree, split, name, root)
         fingerprint = _fingerprint(root)
         data = _read_images(tree, split, root)
     _keep(data, root, split, fingerprint)
@@ -213,81 +186,33 @@ def _shorten(names: Sequence[str]) -> dict[str, str]:
 # ------------------------------------------------------------------------------------------------------ published files
 
 
-def _files(form: Original) -> set[str]:
-    return {form.meta, *form.rows["train"], *form.rows["test"]}
+def _checksums(kind: type[CIFAR10], splits: Sequence[str] = ("train", "test")) -> dict[str, str]:
+    """The MD5 of the files of some splits and of the file of class names."""
+    lists = {"train": kind.train_list, "test": kind.test_list}
+    return {kind.meta["filename"]: kind.meta["md5"]} | {file: md5 for split in splits for file, md5 in lists[split]}
 
 
-def _read_original(tree: _Tree, split: str, form: Original, root: str | Path) -> ArrayData:
-    files = form.rows[split]
-    missing = sorted({form.meta, *files} - set(tree.names))
+def _read_published(tree: _Tree, split: str, name: str, root: str | Path) -> ArrayData:
+    checksums = _checksums(PUBLISHED[name], [split])
+    meta, *files = checksums
+    missing = sorted(checksums.keys() - set(tree.names))
     if missing:
-        raise InputError(f"{form.name} in {root}", found=f"no file {', '.join(missing)}", needed=", ".join(files))
+        raise InputError(f"{name} in {root}", found=f"no file {', '.join(missing)}", needed=", ".join(files))
+    content = {}
     # In the order of storage: going back in a compressed archive means to decompress it again from its start.
-    content = {name: tree.read(name) for name in tree.names if name in files or name == form.meta}
-    batch, names = (_binary_batch, _text_names) if isinstance(form.labels, int) else (_pickled_batch, _pickled_names)
-    classes = names(content[form.meta], form, f"{root}: {form.meta}")
-    if len(classes) != form.classes:
-        raise InputError(f"{root}: {form.meta}", found=f"{len(classes)} class names", needed=str(form.classes))
-    pixels, labels = [], []
-    for file, rows in files.items():
-        one_pixels, one_labels = batch(content.pop(file), rows, form, f"{root}: {file}")
-        outside = one_labels[(one_labels < 0) | (one_labels >= form.classes)]
-        if len(outside):
-            raise InputError(
-                f"{root}: {file}", found=f"label {outside[0]}", needed=f"labels from 0 to {form.classes - 1}"
-            )
-        pixels.append(one_pixels)
-        labels.append(one_labels)
-    joined = np.concatenate(labels)
-    by_class = np.argsort(joined, kind="stable")
-    images = np.concatenate(pixels)[by_class].reshape(-1, 3, SIDE, SIDE)
-    return ArrayData(torch.from_numpy(images), torch.from_numpy(joined[by_class]), classes, f"{root}, {split}")
-
-
-def _binary_batch(content: bytes, rows: int, form: Original, where: str) -> tuple[np.ndarray, np.ndarray]:
-    width = form.labels + 1 + PIXELS
-    if len(content) != rows * width:
-        needed = f"{rows:,} rows of {width:,} bytes = {rows * width:,}"
-        raise InputError(where, found=f"{len(content):,} bytes", needed=needed)
-    table = np.frombuffer(content, dtype=np.uint8).reshape(rows, width)
-    return table[:, form.labels + 1 :], table[:, form.labels].astype(np.int64)
-
-
-def _text_names(content: bytes, form: Original, where: str) -> tuple[str, ...]:
-    return tuple(content.decode("latin1").split())
-
-
-def _pickled_batch(content: bytes, rows: int, form: Original, where: str) -> tuple[np.ndarray, np.ndarray]:
-    batch = _unpickle(content, ("data", form.labels), where)
-    pixels, labels = batch["data"], batch[form.labels]
-    if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.shape != (rows, PIXELS):
-        shape = f"{pixels.dtype} of shape {pixels.shape}" if isinstance(pixels, np.ndarray) else type(pixels).__name__
-        raise InputError(where, found=f"data: {shape}", needed=f"uint8 of shape ({rows}, {PIXELS})")
-    if not isinstance(labels, list) or len(labels) != rows or not all(type(label) is int for label in labels):
-        count = f" of {len(labels):,}" if isinstance(labels, list) else ""
-        raise InputError(
-            where, found=f"{form.labels}: {type(labels).__name__}{count}", needed=f"{rows:,} whole numbers"
-        )
-    return pixels, np.array(labels, dtype=np.int64)
-
-
-def _pickled_names(content: bytes, form: Original, where: str) -> tuple[str, ...]:
-    names = _unpickle(content, (form.names,), where)[form.names]
-    return tuple(map(str, names)) if isinstance(names, (list, tuple)) else ()
-
-
-def _unpickle(content: bytes, keys: Sequence[str], where: str) -> dict:
-    """A dict with these keys, from a pickle of arrays and containers only."""
-    needed = f"a pickled dict with {' and '.join(keys)}, as published"
-    try:
-        batch = ArrayUnpickler(io.BytesIO(content), encoding="latin1").load()  # texts of Python 2 hold bytes
-    except Exception as error:  # a damaged or hostile pickle can fail in any way
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(where, found=f"damaged, or no pickle of arrays ({reason})", needed=needed) from error
-    if not isinstance(batch, dict) or not set(keys) <= batch.keys():
-        found = f"keys {', '.join(map(str, batch))}" if isinstance(batch, dict) else type(batch).__name__
-        raise InputError(where, found=found, needed=needed)
-    return batch
+    for file in (file for file in tree.names if file in checksums):
+        pickled = tree.read(file)
+        md5 = hashlib.md5(pickled, usedforsecurity=False).hexdigest()
+        if md5 != checksums[file]:
+            needed = f"the published file, MD5 {checksums[file]}"
+            raise InputError(f"{root}: {file}", found=f"a damaged or altered file, MD5 {md5}", needed=needed)
+        content[file] = pickle.loads(pickled, encoding="latin1")  # texts of Python 2 hold bytes
+    key = "labels" if "labels" in content[files[0]] else "fine_labels"
+    labels = np.concatenate([np.array(content[file][key], dtype=np.int64) for file in files])
+    by_class = np.argsort(labels, kind="stable")
+    images = np.concatenate([content[file]["data"] for file in files])[by_class].reshape(-1, 3, SIDE, SIDE)
+    classes = tuple(content[meta][PUBLISHED[name].meta["key"]])
+    return ArrayData(torch.from_numpy(images), torch.from_numpy(labels[by_class]), classes, f"{root}, {split}")
 
 
 # ------------------------------------------------------------------------------------------------------ image files

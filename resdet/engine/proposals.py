@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from resdet.backbones.weights import file_hash
+from resdet.backbones.published import file_hash
 from resdet.cpu.folding import fold_batchnorm
 from resdet.datasets.annotations import Annotations
 from resdet.datasets.detection import DetectionDataset

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from resdet.backbones.published import publish
 from resdet.backbones.statistics import compute_batchnorm_statistics
-from resdet.backbones.weights import load_exactly, publish
+from resdet.backbones.weights import load_exactly
 from resdet.datasets.loading import EvaluationShare
 from resdet.engine import distributed
 from resdet.engine.checkpoints import read_checkpoint

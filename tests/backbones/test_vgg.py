@@ -10,10 +10,11 @@ from torch.testing import assert_close
 
 from resdet.backbones.counting import count
 from resdet.backbones.frozen import FrozenBatchNorm
+from resdet.backbones.published import publish
 from resdet.backbones.registry import BACKBONES
 from resdet.backbones.trunk import Trunk
 from resdet.backbones.vgg import VGG, VGGTrunk, freeze_groups, from_timm
-from resdet.backbones.weights import init_backbone, publish
+from resdet.backbones.weights import init_backbone
 from resdet.classification.classifier import Classifier
 from resdet.classification.views import dense_logits
 from resdet.errors import InputError

@@ -9,9 +9,9 @@ from torch import nn
 from torch.testing import assert_close
 
 from resdet.backbones.frozen import FrozenBatchNorm
+from resdet.backbones.published import publish
 from resdet.backbones.registry import BACKBONES
 from resdet.backbones.vgg import VGG
-from resdet.backbones.weights import publish
 from resdet.detection.build import faster_rcnn_c4, faster_rcnn_fpn, faster_rcnn_vgg16
 from resdet.detection.faster_rcnn import Suppression
 from resdet.detection.roi_head import ClassifierEmbedding

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from resdet.backbones.published import publish
 from resdet.backbones.registry import BACKBONES
-from resdet.backbones.weights import publish
 from resdet.engine import distributed
 from resdet.engine.checkpoints import read_checkpoint
 from resdet.engine.config import load_config

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 import resdet
 from resdet.backbones import weights
-from resdet.backbones.registry import packaged_weights
+from resdet.backbones.published import packaged_weights
 from resdet.backbones.weights import NotFetched, init_backbone, read_weights
 from resdet.engine.checkpoints import read_checkpoint
 from resdet.engine.config import load_config

@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from resdet.backbones.frozen import FrozenBatchNorm
-from resdet.backbones.weights import publish
+from resdet.backbones.published import publish
 from resdet.classification.build import classifier
 from resdet.errors import InputError
 from resdet.localization.build import per_class_rpn_localizer, region_localizer

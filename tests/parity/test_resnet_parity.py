@@ -14,7 +14,8 @@ from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastL
 from resdet.backbones import BACKBONES, FPN
 from resdet.backbones.custom import residual_net
 from resdet.backbones.frozen import freeze_batchnorm
-from resdet.backbones.weights import init_backbone, load_exactly, publish, read_weights
+from resdet.backbones.published import publish
+from resdet.backbones.weights import init_backbone, load_exactly, read_weights
 from resdet.errors import InputError
 
 DEPTHS = (18, 34, 50, 101, 152)

@@ -27,21 +27,14 @@ from resdet.inference.refinement import regressed
 from resdet.inference.settings import TestSettings
 from resdet.inference.view import View
 from resdet.structures import ImageBatch
+from resdet.studies.looks import draw_ensemble, draw_multiscale, draw_suppression
+from resdet.studies.panels import SURE, Subject, Witness, ask, observe, zoom
 from resdet.studies.steps import (
     REFINED,
-    SURE,
-    Subject,
-    Witness,
-    _zoom,
-    ask,
     draw_baseline,
     draw_context,
-    draw_ensemble,
-    draw_multiscale,
     draw_refinement,
-    draw_suppression,
     draw_voting,
-    observe,
     show_steps,
 )
 
@@ -198,17 +191,17 @@ def test_suppression_shows_fewer_boxes_than_before(subject):
     assert 1 <= len(merged) <= len(looks)
 
 
-def test_zoom():
+def testzoom():
     # A 20 x 20 box in an image of 100 x 50: the taller share, 20/50, times 1.35 is 0.54 of the image, 54 x 27,
     # around (20, 30): from -7, moved to 0, and from 30 - 13.5 = 16.5.
     from matplotlib.figure import Figure
 
     axes = Figure().subplots()
     frame = ImageBatch(torch.empty(0), [(50, 100)], [(50, 100)])
-    _zoom(axes, torch.tensor([[10.0, 20.0, 30.0, 40.0]]), frame)
+    zoom(axes, torch.tensor([[10.0, 20.0, 30.0, 40.0]]), frame)
     assert axes.get_xlim() == pytest.approx((0, 54))
     assert axes.get_ylim() == pytest.approx((43.5, 16.5))
-    _zoom(axes, torch.tensor([[0.0, 0.0, 99.0, 10.0]]), frame)  # no farther than the image
+    zoom(axes, torch.tensor([[0.0, 0.0, 99.0, 10.0]]), frame)  # no farther than the image
     assert (axes.get_xlim(), axes.get_ylim()) == ((0, 100), (50, 0))
 
 
@@ -269,7 +262,7 @@ def test_the_page_links_what_exists():
     links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text)
     assert links
     assert [link for link in links if not (PAGE.parent / link).exists()] == []
-    named = re.findall(r"\[`(\w+)`\]\(\.\./(resdet/[\w/]+)\.py\)", text)
+    named = re.findall(r"`(\w+)` \(`(resdet/[\w/]+)\.py`\)", text)
     assert len(named) > 10
     for name, module in named:
         assert hasattr(importlib.import_module(module.replace("/", ".")), name), f"{module}.py has no {name}"

@@ -23,8 +23,9 @@ import cv2
 import numpy as np
 
 from resdet.errors import InputError
+from resdet.studies.shapes.outlines import NEUTRALS, TOY_COLOURS, Rng, jitter
 from resdet.studies.shapes.scene import claim, develop, paste
-from resdet.studies.shapes.sprites import NEUTRALS, TOY_COLOURS, Rng, Sprite, draw_sprite, jitter, noise
+from resdet.studies.shapes.sprites import Sprite, draw_sprite, noise
 from resdet.studies.shapes.world import Map, encode_jpeg, write_once
 
 VERSION = 1

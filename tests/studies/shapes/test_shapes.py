@@ -15,8 +15,9 @@ from resdet.datasets.folder import read_folder
 from resdet.datasets.voc import read_voc
 from resdet.errors import InputError
 from resdet.studies.shapes import world as shapes
+from resdet.studies.shapes.outlines import OUTLINES
 from resdet.studies.shapes.scene import SIZES, Scene, SceneObject, draw_scene, scene_label
-from resdet.studies.shapes.sprites import OUTLINES, draw_sprite
+from resdet.studies.shapes.sprites import draw_sprite
 from resdet.studies.shapes.world import CATEGORY_IDS, CLASSES, SCENE_CLASSES, write_shapes
 
 LIGHT = np.array((-0.48, -0.60, 0.64))
