@@ -97,7 +97,8 @@ def test_what_a_checkpoint_may_not_tell(last, tmp_path, change, words):
                 None,
             )
         ),
-        *(("define", name) for name in ("resdet.backbones.published.publish", "resdet.detection.build.faster_rcnn_fpn")),
+        ("define", "resdet.backbones.published.publish"),
+        ("define", "resdet.detection.build.faster_rcnn_fpn"),
     ],
 )
 def test_functions_that_a_checkpoint_may_not_call(det_config, last, tmp_path, place, named):
