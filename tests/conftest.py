@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -214,6 +215,14 @@ def trained(det_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     work_dir = tmp_path_factory.mktemp("trained")
     train(load_config(det_config), work_dir=work_dir)
     return work_dir
+
+
+@pytest.fixture
+def rendezvous() -> str:
+    """Where two processes of a test meet."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"tcp://127.0.0.1:{probe.getsockname()[1]}"
 
 
 class TinyLocalization(NamedTuple):

@@ -131,8 +131,8 @@ def test_a_net_without_bn():
     assert compute_batchnorm_statistics(nn.Conv2d(3, 3, 1), random_batches((2,)), device="cpu") == 0
 
 
-def _share(rank: int, folder: str) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+def _share(rank: int, rendezvous: str) -> None:
+    dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=2)
     batches = random_batches((2, 7, 1))
     variance, mean = torch.var_mean(torch.cat(batches), dim=(0, 2, 3), unbiased=False)
     for cut in (1, 3):  # the second time, the second process has nothing
@@ -141,9 +141,8 @@ def _share(rank: int, folder: str) -> None:
         assert compute_batchnorm_statistics(layer, share, device="cpu") == 10
         torch.testing.assert_close(layer.running_mean, mean)
         torch.testing.assert_close(layer.running_var, variance)
-    dist.barrier()  # or torch 2.6 may wait without end for a process that has gone
-    dist.destroy_process_group()
+    # The process ends with its group: in torch 2.6 the end of a gloo group may wait for its own thread without end.
 
 
-def test_two_processes(tmp_path):
-    torch.multiprocessing.spawn(_share, args=(str(tmp_path),), nprocs=2)
+def test_two_processes(rendezvous):
+    torch.multiprocessing.spawn(_share, args=(rendezvous,), nprocs=2)

@@ -77,8 +77,8 @@ def test_batches_do_not_matter():
     assert whole.per_class("abcdefgh") == parts.per_class("abcdefgh")
 
 
-def _share(rank: int, folder: str) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+def _share(rank: int, rendezvous: str) -> None:
+    dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=2)
     metric = TopK(3)
     if rank == 1:  # process 0 has no image at all
         metric.update(one_hot([2, 1, 1], 3), torch.tensor([2, 1, 0]))
@@ -86,12 +86,11 @@ def _share(rank: int, folder: str) -> None:
         assert metric.summary()["images"] == 3
         assert metric.summary()["top1"] == 2 / 3
     assert metric.per_class("abc")[0]["images"] == 1
-    dist.barrier()  # or torch 2.6 may wait without end for a process that has gone
-    dist.destroy_process_group()
+    # The process ends with its group: in torch 2.6 the end of a gloo group may wait for its own thread without end.
 
 
-def test_two_processes(tmp_path):
-    torch.multiprocessing.spawn(_share, args=(str(tmp_path),), nprocs=2)
+def test_two_processes(rendezvous):
+    torch.multiprocessing.spawn(_share, args=(rendezvous,), nprocs=2)
 
 
 def test_errors():

@@ -106,19 +106,18 @@ def test_agrees_with_a_plain_loop():
     assert 0 < wrong["c5"] < wrong["l5"] < wrong["l1"] < 300
 
 
-def _share(rank: int, folder: str) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+def _share(rank: int, rendezvous: str) -> None:
+    dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=2)
     metric = LocalizationErrors()
     for _ in range(2 * rank):  # process 0 has no image at all
         metric.update(torch.tensor(WHOLE if rank else LESS), None, truth([WHOLE]))
     for _ in range(2):  # asking twice must not add twice
         assert metric.summary() == {"loc/gt_class_error": 0.0, "images": 2}
-    dist.barrier()  # or torch 2.6 may wait without end for a process that has gone
-    dist.destroy_process_group()
+    # The process ends with its group: in torch 2.6 the end of a gloo group may wait for its own thread without end.
 
 
-def test_two_processes(tmp_path):
-    torch.multiprocessing.spawn(_share, args=(str(tmp_path),), nprocs=2)
+def test_two_processes(rendezvous):
+    torch.multiprocessing.spawn(_share, args=(rendezvous,), nprocs=2)
 
 
 def test_errors():
