@@ -63,7 +63,7 @@ def train(
         raise InputError(f"work dir {work_dir}", found="last.pth of another run", needed=needed)
     if resume == "auto":
         resume = str(work_dir / "last.pth") if (work_dir / "last.pth").exists() else None
-    if resume is not None:
+    if resume is not None and getattr(config.model.settings, "fallback", None):
         config = with_trained_backbone(config, read_checkpoint(resume)["meta"])
     experiment = build_experiment(config, load_init=resume is None)
     if config.load_from and resume is None:
