@@ -94,3 +94,16 @@ def test_a_finished_run_is_not_validated_again(det_config, tmp_path):
     for _ in range(2):
         assert train(config, work_dir=tmp_path, resume="auto") == before["figures"]
     assert read_checkpoint(tmp_path / "last.pth")["meta"]["without_better"] == before["without_better"]
+
+
+def test_a_run_does_not_stop_between_two_updates(det_config, tmp_path, monkeypatch):
+    real = Progress.after_train_iter
+
+    def and_a_signal(self, runner, *rest, **named):
+        real(self, runner, *rest, **named)
+        if runner.iter == 2:  # in the third step, the first of an update
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Progress, "after_train_iter", and_a_signal)
+    with pytest.raises(Stopped, match="after step 4"):
+        train(load_config(det_config, ["optimizer.accumulate=2"]), work_dir=tmp_path)
