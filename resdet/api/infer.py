@@ -49,7 +49,7 @@ def infer_files(
     net = detector.net
     if score_threshold is None and net.settings.score_threshold is None:
         net.suppression = net.suppression._replace(score_threshold=SURE)
-    net.timed = True
+    net.clock.wait = True
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     category_ids = np.arange(1, len(detector.classes) + 1)

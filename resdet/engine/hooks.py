@@ -113,14 +113,16 @@ class ErrorWarmup(Hook):
 
     def __init__(self, *, factor: float, error: float, steps: int) -> None:
         self.factor, self.error, self.steps = factor, error, steps
-        self.warming: bool | None = None  # None before the first step
+        self.warming = True
         self._errors: list[float] = []
+        self._rates: list[float] = []
 
     def before_train(self, runner: Runner) -> None:
-        """Lower the rate, unless a resumed run has it low, or again high, already."""
-        if self.warming is None:
-            self.warming = True
-            self._multiply(runner, self.factor)
+        """Lower the rate, unless a resumed run is past that."""
+        if self.warming:
+            self._rates = [group["lr"] for group in runner.optim_wrapper.param_groups]
+            for group in runner.optim_wrapper.param_groups:
+                group["lr"] *= self.factor
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Raise it when it is time."""
@@ -131,23 +133,20 @@ class ErrorWarmup(Hook):
         below = len(self._errors) == self.WINDOW and mean < self.error
         if below or done >= self.steps:
             self.warming = False
-            self._multiply(runner, 1 / self.factor)
+            for group, rate in zip(runner.optim_wrapper.param_groups, self._rates, strict=True):
+                untouched = group["lr"] == rate * self.factor  # by a milestone; a product would not be the rate's bits
+                group["lr"] = rate if untouched else group["lr"] / self.factor
             reason = "" if below else f", its bound, and not below {self.error}"
             runner.logger.info(f"step {done}: the warm-up ends at a training error of {mean:.3f}{reason}")
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Remember where it is; the rate itself is in the optimizer's state."""
-        checkpoint["meta"]["warmup"] = {"warming": bool(self.warming), "errors": self._errors}
+        """Remember where it is."""
+        checkpoint["meta"]["warmup"] = {"warming": self.warming, "errors": self._errors}
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Go on from there."""
         kept = checkpoint["meta"].get("warmup", {"warming": False, "errors": []})
         self.warming, self._errors = kept["warming"], list(kept["errors"])
-
-    @staticmethod
-    def _multiply(runner: Runner, factor: float) -> None:
-        for group in runner.optim_wrapper.param_groups:
-            group["lr"] *= factor
 
 
 class Checkpoints(Hook):

@@ -22,6 +22,7 @@ from resdet.engine import distributed
 from resdet.engine.checkpoints import check_same, read_checkpoint, write_checkpoint
 from resdet.engine.optim import autocast
 from resdet.engine.progress import shown
+from resdet.engine.resume import changes, follow, rates_of, settings_of
 from resdet.errors import InputError, listed
 from resdet.version import __version__
 
@@ -142,6 +143,8 @@ class ResdetRunner(Runner):
             "config": config.text,
             **config.task.facts(config),
         }
+        if settings.get("optim_wrapper") is not None:
+            self.extra_meta["settings"] = settings_of(config, settings["optim_wrapper"])
         super().__init__(
             env_cfg={"mp_cfg": {"mp_start_method": "fork", "opencv_num_threads": 0}},
             randomness={"seed": config.run.seed},
@@ -192,7 +195,6 @@ class ResdetRunner(Runner):
             "meta": {**self.extra_meta, **meta, "seed": self.seed, "version": __version__},
             "state_dict": {k: v.detach().cpu() for k, v in net.state_dict().items()},
             "optimizer": self.optim_wrapper.state_dict(),
-            "schedulers": [_plain_state(scheduler) for scheduler in self.param_schedulers or []],
         }
         self.call_hook("before_save_checkpoint", checkpoint=checkpoint)
         bad = [name for name, value in checkpoint["state_dict"].items() if not torch.isfinite(value).all()]
@@ -212,30 +214,31 @@ class ResdetRunner(Runner):
         resume_param_scheduler: bool = True,
         map_location: Any = "cpu",
     ) -> None:
-        """Go on from a checkpoint as if the run had never stopped."""
+        """Go on from a checkpoint as if the run had never stopped, and had always had the settings that it has now."""
         checkpoint = read_checkpoint(filename)
         if "optimizer" not in checkpoint:
             raise InputError(filename, found="weights without an optimizer", needed="a last.pth or best.pth of a run")
         wanted = self.extra_meta
         check_same(filename, checkpoint["meta"], classes=wanted["classes"], model=(wanted["model"], self.config.model))
+        step, said = checkpoint["meta"]["step"], checkpoint["meta"].get("settings", {})
+        changed = changes(filename, said, wanted["settings"])
         self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
         net = self.model.module if self.distributed else self.model
         load_exactly(net, checkpoint["state_dict"], source=filename)
+        rates = rates_of(self.optim_wrapper)
         try:
             self.optim_wrapper.load_state_dict(checkpoint["optimizer"])
-            for scheduler, state in zip(self.param_schedulers or [], checkpoint["schedulers"], strict=True):
-                scheduler.load_state_dict(state)
-        except ValueError as error:  # other frozen stages, or a schedule of other parts
-            needed = "the config that it was trained with, or a run from its start"
+        except ValueError as error:  # other frozen stages
+            needed = f"the config that it was trained with; or, in another --work-dir, load_from={filename}"
             raise InputError(f"resuming {filename}", found=str(error), needed=needed) from error
-        self.train_loop._iter = checkpoint["meta"]["step"]
+        follow(self.optim_wrapper, rates, self.param_schedulers or [], min(step, self.max_iters))
+        self.train_loop._iter = step
         self._has_loaded = True
-        self.logger.info(f"resumed {filename} at step {self.train_loop.iter}")
-
-
-def _plain_state(scheduler: Any) -> dict[str, Any]:
-    """The state of a scheduler without the functions that mmengine's one-cycle keeps in it."""
-    return {name: value for name, value in scheduler.state_dict().items() if not callable(value)}
+        self.logger.info(f"resumed {filename} at step {step}")
+        if changed:
+            self.logger.warning(
+                "\n  ".join(["settings have changed; from here on those of the config apply:", *changed])
+            )
 
 
 def build_test_runner(experiment: Experiment, loader: Any, *, work_dir: Path, launcher: str) -> ResdetRunner:

@@ -1,7 +1,7 @@
 """Average precision of COCO (Lin et al. 2014): the twelve figures, per class too.
 
 The curves are our own (:mod:`resdet.evaluation.coco_curves`), the same as pycocotools' to the last bit; pycocotools
-itself and faster-coco-eval can be asked for.
+itself can be asked for.
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ import numpy as np
 
 from resdet.errors import InputError
 from resdet.evaluation.coco_curves import CocoFound, coco_curves
-from resdet.evaluation.coco_libraries import library_curves
 from resdet.evaluation.coco_rows import CocoTruth, read_found, read_truth
 
-BACKENDS = ("arrays", "pycocotools", "faster")
+BACKENDS = ("arrays", "pycocotools")
 ALL_AREAS, AT_50, AT_75, MOST_DETECTIONS = 0, 0, 5, 2  # places of "all", IoU 0.5 and 0.75, 100 detections in the curves
 
 
@@ -69,11 +68,11 @@ def evaluate_coco(
     Args:
         ground_truth: a COCO annotation file as a dictionary, or what :func:`read_truth` made of it.
         results: as for :func:`read_found`, or what it made of them. It may be empty: figures are then 0.
-        backend: "arrays" (ours), "pycocotools", or "faster" (faster-coco-eval).
+        backend: "arrays" (ours) or "pycocotools".
         size_bounds: sides in pixels that divide small, medium and large.
 
     Raises:
-        InputError: as :func:`read_truth` and :func:`read_found`; a backend that is unknown or not installed.
+        InputError: as :func:`read_truth` and :func:`read_found`; a backend that is unknown.
     """
     if backend not in BACKENDS:
         raise InputError("evaluation backend", found=repr(backend), needed=f"one of: {', '.join(BACKENDS)}")
@@ -83,7 +82,9 @@ def evaluate_coco(
     if backend == "arrays":
         precision, recall = coco_curves(truth.objects, found, num_classes=len(truth.names), bounds=(small, large))
     else:
-        precision, recall = library_curves(truth, found, backend=backend, bounds=(small, large))
+        from resdet.evaluation.coco_reference import pycocotools_curves  # which imports matplotlib
+
+        precision, recall = pycocotools_curves(truth, found, bounds=(small, large))
     sizes = range(1, precision.shape[3])
     figures = [_mean(precision[at, :, :, ALL_AREAS]) for at in (slice(None), AT_50, AT_75)]
     figures += [_mean(precision[..., size]) for size in sizes]

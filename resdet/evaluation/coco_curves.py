@@ -3,8 +3,8 @@
 pycocotools walks in Python through every class, image, size, threshold and detection. Here only pairs of detection and
 object that overlap enough to match are kept (a few for each object), and the best detections of all images and classes
 are matched in one step, then all second ones, and so on. On 5,000 images x 100 detections of 80 classes this took 1.2 s
-where pycocotools took 79 s and faster-coco-eval, which is compiled, 12 s. That is why it exists beside two libraries
-that do the same; the tests hold it against pycocotools.
+where pycocotools took 79 s and faster-coco-eval, which is compiled, 12 s. That is why it exists beside libraries that
+do the same; the tests hold it against pycocotools.
 """
 
 from __future__ import annotations

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from resdet import boxes as box_ops
 from resdet.detection.faster_rcnn import FasterRCNN
+from resdet.inference.clock import Clock
 from resdet.structures import ImageBatch, Proposals
 
 
 class View:
-    """The maps of a batch.
+    """The maps of a batch, and what the net says of them; each is computed at its first use and kept.
 
     Regions come and go in the frame of a *common* batch, since several nets and sizes look at the same ones.
 
@@ -21,34 +23,69 @@ class View:
         net: in eval mode.
         images: uint8 RGB (3, H, W).
         shorter_side: None for the net's own.
+        wait: for the GPU, see :class:`Clock`.
+
+    Attributes:
+        clock: what the maps, the proposals and the context took.
     """
 
-    def __init__(self, net: FasterRCNN, images: Sequence[Tensor], shorter_side: int | None = None) -> None:
-        batch = net.preprocess(images, shorter_side)
-        self.net, self.frame, self.limits = net, frame_of(batch), batch.limits()
-        self.features = net.features(batch.pixels)
+    def __init__(
+        self, net: FasterRCNN, images: Sequence[Tensor], shorter_side: int | None = None, *, wait: bool = False
+    ) -> None:
+        self.net, self.clock = net, Clock(wait=wait)
+        with self.clock.step("backbone"):
+            batch = net.preprocess(images, shorter_side)
+            self.frame, self.limits = frame_of(batch), batch.limits()
+            self.features = net.features(batch.pixels)
 
     def scale_from(self, common: ImageBatch) -> Tensor:
         """(N, 4) factors from the common frame to this one."""
         return self.limits / common.limits().to(self.limits)
 
-    def propose(self) -> Proposals:
+    @cached_property
+    def proposals(self) -> Proposals:
         """What the RPN proposes, in this view's own frame."""
-        return self.net.propose(self.features, self.limits)
+        with self.clock.step("proposals"):
+            return self.net.propose(self.features, self.limits)
 
-    def in_common(self, found: Proposals, common: ImageBatch) -> list[tuple[Tensor, Tensor]]:
-        """(P, 4) proposals of each image in the common frame, best first, and their (P,) objectness logits."""
-        boxes = found.boxes / self.scale_from(common)[:, None]
-        real = found.valid.sum(1).tolist()  # they come first
-        return [(b[:n], s[:n]) for b, s, n in zip(boxes, found.scores, real, strict=True)]
-
+    @cached_property
     def context(self) -> Tensor:
         """(N, E) vectors of the whole images."""
-        return self.net.context(self.features, self.limits)
+        with self.clock.step("context"):
+            return self.net.context(self.features, self.limits)
+
+    def propose(self, common: ImageBatch) -> list[tuple[Tensor, Tensor]]:
+        """(P, 4) proposals of each image in the common frame, best first, and their (P,) objectness logits."""
+        boxes = self.proposals.boxes / self.scale_from(common)[:, None]
+        real = self.proposals.valid.sum(1).tolist()  # they come first
+        return [(b[:n], s[:n]) for b, s, n in zip(boxes, self.proposals.scores, real, strict=True)]
 
     def embed(self, boxes: Tensor, images: Tensor, context: Tensor, common: ImageBatch) -> Tensor:
         """(R, D + E) vectors of (R, 4) regions of the common frame."""
         return self.net.embed(self.features, boxes * self.scale_from(common)[images], images, context)
+
+
+class Views:
+    """Views of one batch of images, by net, size and mirroring; whoever asks for one again gets the same.
+
+    The rows of the paper's Table 9 share most of their work: given the same ``Views``, they share it in fact.
+
+    Args:
+        images: uint8 RGB (3, H, W), of any sizes.
+        wait: for the GPU, see :class:`Clock`.
+    """
+
+    def __init__(self, images: Sequence[Tensor], *, wait: bool = False) -> None:
+        self.images, self._wait = images, wait
+        self._kept: dict[tuple[FasterRCNN, int, bool], View] = {}
+
+    def of(self, net: FasterRCNN, size: int, *, mirrored: bool = False) -> View:
+        """What a net sees at a shorter side of ``size`` pixels."""
+        key = net, size, mirrored
+        if key not in self._kept:
+            shown = [image.flip(-1) for image in self.images] if mirrored else self.images
+            self._kept[key] = View(net, shown, size, wait=self._wait)
+        return self._kept[key]
 
 
 def frame_of(batch: ImageBatch) -> ImageBatch:

@@ -1,7 +1,7 @@
 """The paper's Table 9 row by row, for any checkpoints on any detection data: ``tools/ladder.py``.
 
-All rows are measured in one pass over the data. What a row shares with another (maps, proposals, scores) is computed
-once; its time still counts for each row that needs it, so "s/image" is what the row would take alone.
+All rows are measured in one pass over the data. What a row shares with another (maps and proposals) is computed once;
+its time still counts for each row that needs it, so "s/image" is what the row would take alone.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from resdet.errors import InputError
 from resdet.evaluation.coco import SIZE_BOUNDS
 from resdet.inference.predictor import Predictor
 from resdet.inference.settings import PAPER_SCALES, TestSettings
-from resdet.inference.stages import Stages
+from resdet.inference.view import Views
 from resdet.settings import TESTED, marked
 
 REFINED = {"refine": 1, "vote": 0.5, "nms_iou": 0.3}
@@ -146,15 +146,15 @@ def _measure(
     group: Sequence[str],
 ) -> list[Row]:
     """One pass over the data."""
-    predictors = [[Predictor(nets, settings).eval() for nets in teams] for _, teams, settings in rows]
+    predictors = [[Predictor(nets, settings, timed=True).eval() for nets in teams] for _, teams, settings in rows]
     amp = config.run.amp
     loader = data_loader(data, config.loader)
     for images, targets in shown(loader, len(loader.batch_sampler)):
-        stages = Stages(wait=torch.cuda.is_available())
+        views = Views(images, wait=True)
         for teams, own in zip(predictors, metrics, strict=True):
             for predictor, metric in zip(teams, own, strict=True):
                 with autocast(amp):
-                    answers = predictor.predict(images, stages)
+                    answers = predictor.predict(images, views)
                 metric.process(None, list(zip(answers, targets, strict=True)))
     return [
         _row(rung, teams, [_figures(metric, len(data), group) for metric in own])
@@ -176,7 +176,7 @@ def _figures(metric: CocoMetric, images: int, group: Sequence[str]) -> dict[str,
 
 def _row(rung: Rung, teams: Sequence[Predictor], runs: list[dict[str, float]]) -> Row:
     images = max(1, sum(team.images for team in teams))  # none, where there are more processes than batches
-    stages = {name: sum(team.seconds.get(name, 0.0) for team in teams) / images for name in teams[0].seconds}
+    stages = {name: sum(team.clock.seconds[name] for team in teams) / images for name in teams[0].clock.seconds}
     return Row(*rung, runs, sum(stages.values()), stages)
 
 

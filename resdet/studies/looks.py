@@ -12,9 +12,11 @@ from torch import Tensor
 
 from resdet import boxes as box_ops
 from resdet.detection.faster_rcnn import FasterRCNN
+from resdet.inference.look import looks
 from resdet.inference.multiscale import adjacent_scales, embed_maxout
+from resdet.inference.predictor import Predictor
 from resdet.inference.settings import TestSettings
-from resdet.inference.view import View, flatten, side
+from resdet.inference.view import View, Views, flatten, side
 from resdet.structures import Detections
 from resdet.studies.panels import (
     MOST,
@@ -42,7 +44,7 @@ MERGED = "these looks merged by WBF"
 def draw_multiscale(subject: Subject, scales: Sequence[int], region_side: float) -> Figure:
     """A small, a middle and a large object on the pyramid, each outlined on the two scales where it is pooled."""
     given = observe(subject, [subject.net], TestSettings(score_threshold=SURE))
-    (own,), found = given["backbone"], given["suppression"][0][0]
+    (own,), found = given.views, given.kept
     order = side(found.boxes).argsort()
     rows = sorted({int(order[0]), int(order[len(order) // 2]), int(order[-1])}, key=order.tolist().index)
     boxes, labels = found.boxes[rows], found.labels[rows]
@@ -50,7 +52,7 @@ def draw_multiscale(subject: Subject, scales: Sequence[int], region_side: float)
     sides = torch.stack([side(boxes * view.scale_from(own.frame)) for view in pyramid], dim=1)
     first = adjacent_scales(sides, region_side)
     images = torch.arange(len(rows))
-    vectors = embed_maxout(pyramid, *flatten([boxes]), own.context(), own.frame, region_side=region_side)
+    vectors = embed_maxout(pyramid, *flatten([boxes]), own.context, own.frame, region_side=region_side)
     both = subject.net.classify(vectors).logits.softmax(1)[images, labels]
     alone = ask(own, boxes, own.frame).probabilities[images, labels]
 
@@ -89,15 +91,14 @@ def draw_ensemble(subject: Subject, further: Sequence[FasterRCNN]) -> Figure:
     """The best proposals of each net, and the averaged answer beside the answers it is the mean of."""
     nets = [subject.net, *further]
     given = observe(subject, nets, TestSettings(score_threshold=SURE))
-    views, regions, mean = given["backbone"], given["union"][0][0], given["regions"][0][0]
-    found = given["suppression"][0][0]
+    views, regions, mean, found = given.views, given.proposals, given.first, given.kept
     common = views[0].frame
     names = [f"net {number}" for number in range(1, len(nets) + 1)]
     figure, axes = sheet(subject, common, 2, "Ensemble: all nets score the proposals of all")
     most = MOST // len(nets)
     axes[0].set_title(f"the best {most} proposals of each net ({len(regions)} in all)")
     for view, colour in zip(views, NET_COLOURS, strict=False):
-        outline(axes[0], view.in_common(view.propose(), common)[0][0][:most], colour, width=1.2)
+        outline(axes[0], view.propose(common)[0][0][:most], colour, width=1.2)
     axes[1].set_title("the answer: mean of the boxes and scores")
     rows, kinds = [], found.labels.tolist()
     for box, kind in zip(found.boxes, kinds, strict=True):
@@ -119,9 +120,8 @@ def draw_suppression(subject: Subject) -> Figure:
     low = TestSettings(score_threshold=0.05)
     runs = {name: observe(subject, [subject.net], low.updated(nms=name)) for name in ("hard", "linear", "gaussian")}
     size = round(FURTHER_SIZE * subject.net.preprocess.test_side)
-    looks = observe(subject, [subject.net], low.updated(flip=True, sizes=(size,), merge="wbf"))
-    (view,), scored = runs["hard"]["backbone"], runs["hard"]["regions"][0][0]
-    kept = {name: given["suppression"][0][0] for name, given in runs.items()}
+    (view,), scored = runs["hard"].views, runs["hard"].first
+    kept = {name: given.kept for name, given in runs.items()}
     sure = kept["hard"].scores > SURE
     centres, labels = kept["hard"].boxes[sure], kept["hard"].labels[sure]
     left = _near(kept["gaussian"], centres, labels) * kept["gaussian"].scores
@@ -132,14 +132,14 @@ def draw_suppression(subject: Subject) -> Figure:
     every = Detections(
         scored.boxes[rows, columns % scored.boxes.shape[1]], scored.probabilities[rows, columns], columns
     )
-    views = [of_look[0] for of_look in looks["suppression"]]
+    views, merged = _fused(subject, low.updated(flip=True, sizes=(size,), merge="wbf"))
     panels = {
         "before": [every],
         "hard NMS": [kept["hard"]],
         "linear Soft-NMS": [kept["linear"]],
         "Gaussian Soft-NMS": [kept["gaussian"]],
         f"{len(views)} looks, hard NMS in each": views,
-        MERGED: [looks["fusion"][0][0]],
+        MERGED: [merged],
     }
     title = f"Suppression and fusion: the boxes of one object ({subject.classes[int(kind)]})"
     figure, axes = sheet(subject, view.frame, 3, title, rows=2)
@@ -155,6 +155,15 @@ def draw_suppression(subject: Subject) -> Figure:
     entries = list(zip(shown, (*NET_COLOURS, WHITE), "-----", strict=True))
     add_legend(figure, entries, title="numbers are scores; the fainter the lower")
     return figure
+
+
+@torch.no_grad()
+def _fused(subject: Subject, settings: TestSettings) -> tuple[list[Detections], Detections]:
+    """Each look's detections, and what fusion makes of them; boxes in the first look's frame."""
+    predictor = Predictor([subject.net], settings)
+    seen = looks([subject.net], settings, Views([subject.image]))
+    scored = [look.in_frame(seen[0].frame, predictor.score(look)) for look in seen]
+    return [predictor.suppress(of_look)[0] for of_look in scored], predictor.fuse(scored)[0]
 
 
 def _around(panel: Axes, answer: Detections, centre: Tensor, kind: Tensor, colour: str) -> Tensor:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from matplotlib.axes import Axes
@@ -19,11 +19,12 @@ from torch import Tensor
 from resdet import boxes as box_ops
 from resdet.api.drawing import class_colour
 from resdet.detection.faster_rcnn import FasterRCNN
+from resdet.detection.postprocess import suppress
 from resdet.detection.roi_head import read_predictions
+from resdet.inference.look import looks
 from resdet.inference.predictor import Predictor
 from resdet.inference.settings import TestSettings
-from resdet.inference.stages import Stages
-from resdet.inference.view import View
+from resdet.inference.view import View, Views
 from resdet.structures import Detections, ImageBatch, ScoredBoxes
 
 SURE = 0.5
@@ -45,31 +46,41 @@ class Subject(NamedTuple):
     classes: tuple[str, ...]
 
 
-class Witness(Stages):
-    """Stages that also show, by name and in order, what each of them gave."""
+class Observed(NamedTuple):
+    """What the steps of a prediction gave."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.given: dict[str, dict[Hashable, Any]] = {}
+    views: list[View]
+    """Of each net."""
+    proposals: Tensor
+    """(P, 4) of all nets."""
+    scored: ScoredBoxes
+    """What the nets say of those and, after them, of the boxes of each round of refinement."""
+    kept: Detections
+    """After NMS."""
+    voted: Detections
+    """After voting; as kept without it."""
 
-    def once(self, stage: str, key: Hashable, compute: Callable[[], Any]) -> Any:
-        """The stage's result, kept."""
-        value = super().once(stage, key, compute)
-        self.given.setdefault(stage, {})[key] = value
-        return value
+    @property
+    def first(self) -> ScoredBoxes:
+        """What the nets say of the proposals."""
+        return ScoredBoxes(*(part[: len(self.proposals)] for part in self.scored))
 
 
-def observe(subject: Subject, nets: Sequence[FasterRCNN], settings: TestSettings) -> dict[str, list]:
-    """What each stage of a prediction gave, by the names of :class:`resdet.inference.predictor.Predictor`'s stages."""
-    stages = Witness()
-    Predictor(nets, settings).predict([subject.image], stages)
-    return {stage: list(results.values()) for stage, results in stages.given.items()}
+@torch.no_grad()
+def observe(subject: Subject, nets: Sequence[FasterRCNN], settings: TestSettings) -> Observed:
+    """The steps of a prediction, one by one, with one look; boxes in its frame."""
+    predictor = Predictor(nets, settings)
+    (look,) = looks(nets, settings, Views([subject.image]))
+    scored = predictor.score(look)
+    (kept,) = suppress(scored, **predictor.suppression._asdict())
+    (voted,) = predictor.suppress(scored)
+    return Observed(look.own, look.propose()[0], scored[0], kept, voted)
 
 
 def ask(view: View, boxes: Tensor, common: ImageBatch) -> ScoredBoxes:
     """What a net says of (R, 4) regions of the common frame."""
     images = torch.zeros(len(boxes), dtype=torch.long)
-    vectors = view.embed(boxes, images, view.context(), common)
+    vectors = view.embed(boxes, images, view.context, common)
     return read_predictions(view.net.classify(vectors), boxes, common.limits()[images])
 
 

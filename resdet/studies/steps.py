@@ -103,7 +103,7 @@ def _load(path: str | Path, classes: Sequence[str], *, context: bool | None = No
 def draw_baseline(subject: Subject, source: object) -> Figure:
     """Proposals, and the detections that the head and NMS make of them."""
     given = observe(subject, [subject.net], TestSettings(score_threshold=SURE))
-    (view,), proposals, found = given["backbone"], given["union"][0][0], given["suppression"][0][0]
+    (view,), proposals, found = given.views, given.proposals, given.kept
     if not len(found.boxes):
         needed = "an image in which the net finds something"
         raise InputError(f"image {source}", found=f"no object with a score above {SURE}", needed=needed)
@@ -118,8 +118,8 @@ def draw_baseline(subject: Subject, source: object) -> Figure:
 def draw_refinement(subject: Subject) -> Figure:
     """For each of some objects the region whose box the second look moved most."""
     given = observe(subject, [subject.net], REFINED)
-    (view,), proposals, first = given["backbone"], given["union"][0][0], given["regions"][0][0]
-    union, found = given["refinement"][0][0], given["suppression"][0][0]
+    (view,), proposals, first = given.views, given.proposals, given.first
+    union, found = given.scored, given.kept
     second = ScoredBoxes(*(part[len(proposals) :] for part in union))
     once, twice = regressed(first), regressed(second)
     score, label = first.probabilities.max(1)
@@ -150,8 +150,8 @@ def draw_refinement(subject: Subject) -> Figure:
 def draw_voting(subject: Subject) -> Figure:
     """The object that voting moves most: who votes, and the box before and after."""
     given = observe(subject, [subject.net], REFINED)
-    (view,), union = given["backbone"], given["refinement"][0][0]
-    before, after = given["suppression"][0][0], given["voting"][0][0]
+    (view,), union = given.views, given.scored
+    before, after = given.kept, given.voted
     row = int(box_ops.iou(before.boxes[:, None], after.boxes[:, None])[:, 0, 0].argmin())
     old, new, kind = before.boxes[row : row + 1], after.boxes[row : row + 1], int(before.labels[row])
     boxes, scores = union.boxes[:, kind % union.boxes.shape[1]], union.probabilities[:, kind]
@@ -173,9 +173,9 @@ def draw_context(subject: Subject, wider: FasterRCNN) -> Figure:
     """The answers of a net without and of one with context, and the box of which they think most differently."""
     settings = TestSettings(score_threshold=SURE)
     sides = [observe(subject, [net], settings) for net in (subject.net, wider)]
-    views = [given["backbone"][0] for given in sides]
+    views = [given.views[0] for given in sides]
     common = views[0].frame
-    found = [given["suppression"][0][0] for given in sides]
+    found = [given.kept for given in sides]
     found[1] = found[1]._replace(boxes=found[1].boxes / views[1].scale_from(common)[0])
     boxes = torch.cat([answer.boxes for answer in found])
     opinions = torch.stack([ask(view, boxes, common).probabilities for view in views])

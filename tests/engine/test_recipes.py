@@ -78,17 +78,17 @@ def test_a_resumed_warm_up_goes_on():
     run.step(hook, 0.7)
     checkpoint = {"meta": {}}
     hook.before_save_checkpoint(run, checkpoint)
-    again = ErrorWarmup(factor=0.1, error=0.8, steps=100)
-    again.after_load_checkpoint(run, checkpoint)
-    again.before_train(run)  # the rate is low already, in the optimizer's state
-    assert run.rates == pytest.approx([0.01, 0.02])
-    run.step(again, 0.7)
-    assert run.rates == pytest.approx([0.1, 0.2])
+    later, again = Run(), ErrorWarmup(factor=0.1, error=0.8, steps=100)
+    again.after_load_checkpoint(later, checkpoint)
+    again.before_train(later)
+    assert later.rates == pytest.approx([0.01, 0.02])
+    later.step(again, 0.7)
+    assert later.rates == [0.1, 0.2]  # to the last bit
     done = ErrorWarmup(factor=0.1, error=0.8, steps=100)
-    again.before_save_checkpoint(run, checkpoint)
-    done.after_load_checkpoint(run, checkpoint)
-    done.before_train(run)
-    assert run.rates == pytest.approx([0.1, 0.2])
+    again.before_save_checkpoint(later, checkpoint)
+    done.after_load_checkpoint(later, checkpoint)
+    done.before_train(later)
+    assert later.rates == [0.1, 0.2]
 
 
 def test_a_run_with_it_and_its_resumption(cls_config, tmp_path):

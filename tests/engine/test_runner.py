@@ -163,7 +163,6 @@ def test_weights_that_are_not_finite_are_not_saved(cls_config, tmp_path):
     [
         (lambda c: c.pop("optimizer"), "weights without an optimizer"),
         (lambda c: c["meta"].update(classes=["x", "y"]), "2 classes (x, y)"),
-        (lambda c: c["schedulers"].append({}), "resuming"),
         (lambda c: c["optimizer"]["param_groups"][0]["params"].pop(), "resuming"),
         (lambda c: c["state_dict"].pop("net.net.fc.weight"), "1 missing (net.net.fc.weight)"),
     ],

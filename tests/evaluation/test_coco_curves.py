@@ -5,7 +5,7 @@ import pytest
 
 from resdet.evaluation import coco_curves as module
 from resdet.evaluation.coco_curves import CocoFound, CocoObjects, coco_curves
-from resdet.evaluation.coco_libraries import library_curves
+from resdet.evaluation.coco_reference import pycocotools_curves
 from resdet.evaluation.coco_rows import CocoTruth
 
 BOUNDS = (32.0**2, 96.0**2)
@@ -33,7 +33,7 @@ def found_of(*rows):
 def reference(objects, found, num_classes, bounds=BOUNDS, images=50):
     names = {3 * label + 1: str(label) for label in range(num_classes)}
     truth = CocoTruth(7 * np.arange(images), names, objects)
-    return library_curves(truth, found, backend="pycocotools", bounds=bounds)
+    return pycocotools_curves(truth, found, bounds=bounds)
 
 
 def assert_same(objects, found, num_classes, bounds=BOUNDS):

@@ -21,8 +21,7 @@ from resdet.errors import InputError
 from resdet.inference.fusion import fuse
 from resdet.inference.predictor import Predictor
 from resdet.inference.settings import TestSettings
-from resdet.inference.stages import Stages
-from resdet.inference.view import View
+from resdet.inference.view import View, Views
 from resdet.inference.voting import vote
 from resdet.structures import Detections, ScoredBoxes
 
@@ -369,7 +368,7 @@ def test_what_each_combination_costs(kinds):
 
 @pytest.fixture(scope="module")
 def shared_rows() -> list[list[dict[str, int]]]:
-    """Calls of both nets in each of the rows of a small Table 9, which share one memory."""
+    """Calls of both nets in each of the rows of a small Table 9, which share their views."""
     net, other = cheap(small_net("fpn", context=True)), cheap(small_net("c4", seed=1))
     calls = [Calls(net), Calls(other)]
     rows = [
@@ -378,17 +377,17 @@ def shared_rows() -> list[list[dict[str, int]]]:
         ([net], SCALES | {"refine": 1}),
         ([net, other], SCALES | {"refine": 1}),
     ]
-    stages = Stages()
+    views = Views(IMAGES)
     costs, answers = [], []
     for nets, settings in rows:
         predictor = Predictor(nets, TestSettings(**settings))
-        answers.append(predictor.predict(IMAGES, stages))
+        answers.append(predictor.predict(IMAGES, views))
         costs.append([{name: len(rows) for name, rows in call.take().items()} for call in calls])
         assert predictor.images == 3
         # Shared or not, each is charged for all it stands on.
         expected = {"backbone", "context", "proposals", "union", "regions", "suppression"}
-        assert set(predictor.seconds) == expected | ({"refinement"} if predictor.settings.refine else set())
-        assert min(predictor.seconds.values()) > 0
+        assert set(predictor.clock.seconds) == expected | ({"refinement"} if predictor.settings.refine else set())
+        assert min(predictor.clock.seconds.values()) > 0
     for (nets, settings), shared in zip(rows, answers, strict=True):
         assert equal(Predictor(nets, TestSettings(**settings)).predict(IMAGES), shared)
     return costs
@@ -399,7 +398,7 @@ def shared_rows() -> list[list[dict[str, int]]]:
     [
         ("features", [[1, 0], [0, 0], [2, 0], [0, 3]]),
         ("context", [[1, 0], [0, 0], [0, 0], [0, 1]]),
-        ("classify", [[1, 0], [1, 0], [2, 0], [2, 2]]),  # the last row's regions are those of both nets
+        ("classify", [[1, 0], [2, 0], [2, 0], [2, 2]]),  # the last row's regions are those of both nets
         pytest.param(
             "propose",
             [[1, 0], [0, 0], [0, 0], [0, 1]],
@@ -413,13 +412,13 @@ def test_rows_share_what_they_have_in_common(shared_rows, stage, calls):
 
 def test_seconds_and_images_add_up():
     predictor = Predictor([small_net("fpn")], TestSettings(vote=0.5, flip=True, merge="wbf"))
-    assert predictor.seconds == {} and predictor.images == 0
+    assert not predictor.clock.seconds and predictor.images == 0
     predictor.predict(IMAGES[:1])
-    once = dict(predictor.seconds)
+    once = dict(predictor.clock.seconds)
     stages = {"backbone", "context", "proposals", "union", "regions", "suppression", "voting", "fusion"}
     assert set(once) == stages and min(once.values()) > 0
     predictor.predict(IMAGES[:2])
-    assert predictor.images == 3 and all(predictor.seconds[stage] > once[stage] for stage in stages)
+    assert predictor.images == 3 and all(predictor.clock.seconds[stage] > once[stage] for stage in stages)
 
 
 class LiveBytes(TorchDispatchMode):

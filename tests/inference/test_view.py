@@ -7,7 +7,7 @@ from torch.testing import assert_close
 
 from resdet.detection.build import faster_rcnn_fpn
 from resdet.detection.faster_rcnn import FasterRCNN
-from resdet.inference.view import View, flatten, frame_of, mirror, side
+from resdet.inference.view import View, Views, flatten, frame_of, mirror, side
 from resdet.structures import ImageBatch
 
 IMAGES = [
@@ -50,7 +50,7 @@ def test_to_the_common_frame_and_back(net):
     assert_close(view.scale_from(common), factors)
     assert torch.equal(View(net, IMAGES).scale_from(common), torch.ones(2, 4))
     own = net.propose(view.features, view.limits)
-    found = view.in_common(view.propose(), common)
+    found = view.propose(common)
     for n in range(2):
         boxes, scores = found[n]
         valid = own.valid[n]
@@ -64,7 +64,7 @@ def test_to_the_common_frame_and_back(net):
 def test_vectors_are_the_nets_own(net):
     common, view = View(net, IMAGES).frame, View(net, IMAGES, 96)
     boxes, images = torch.tensor([[0.0, 0, 20, 30], [10, 10, 40, 60], [5, 5, 60, 40]]), torch.tensor([1, 1, 0])
-    context = view.context()
+    context = view.context
     assert_close(context, net.context(view.features, view.limits))
     assert context.shape == (2, 8) and not torch.allclose(context[0], context[1])
     vectors = view.embed(boxes, images, context, common)
@@ -100,3 +100,17 @@ def test_mirror_by_hand():
 
 def test_side_by_hand():
     assert_close(side(torch.tensor([[0.0, 0, 20, 80], [5, 5, 8, 9], [3, 3, 3, 9]])), torch.tensor([40, 12**0.5, 0]))
+
+
+def test_views_are_kept(net, monkeypatch):
+    views, calls = Views(IMAGES), []
+    monkeypatch.setattr(net, "features", lambda pixels, features=net.features: (calls.append(1), features(pixels))[1])
+    monkeypatch.setattr(net, "propose", lambda *maps, propose=net.propose: (calls.append(2), propose(*maps))[1])
+    first = views.of(net, 96)
+    assert views.of(net, 96) is first and calls == [1]
+    assert first.proposals is first.proposals and calls == [1, 2]  # at the first use
+    other = views.of(net, 96, mirrored=True)
+    assert other is not first and calls == [1, 2, 1]
+    assert_close(other.features, View(net, [image.flip(-1) for image in IMAGES], 96).features)
+    assert set(first.clock.seconds) == {"backbone", "proposals"} and set(other.clock.seconds) == {"backbone"}
+    assert min(first.clock.seconds.values()) > 0

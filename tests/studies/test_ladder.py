@@ -13,7 +13,7 @@ from resdet.engine.evaluate import evaluate
 from resdet.engine.experiment import build_net, load_experiment
 from resdet.engine.tasks.detection import DetectionAdapter
 from resdet.errors import InputError
-from resdet.inference import predictor, view
+from resdet.inference import view
 from resdet.studies.ladder import RUNGS, Row, as_markdown, climb, left_out
 
 
@@ -58,11 +58,11 @@ def test_shared_work_is_done_once_and_charged_to_each_row(det_config, nets, monk
     seen = []
 
     class Counted(view.View):
-        def __init__(self, net, images, shorter_side=None):
+        def __init__(self, net, images, shorter_side=None, *, wait=False):
             seen.append((id(net), shorter_side, len(images)))
-            super().__init__(net, images, shorter_side)
+            super().__init__(net, images, shorter_side, wait=wait)
 
-    monkeypatch.setattr(predictor, "View", Counted)
+    monkeypatch.setattr(view, "View", Counted)
     rows = climb(load_config(det_config), [plain], context=[context], ensemble=[plain, context], scales=(48, 64, 80))
     per_batch = len(seen) / 3  # five images, two at a time
     assert per_batch == 2 * 3  # two nets, three sizes, whatever the number of rows
@@ -148,8 +148,10 @@ def test_what_checkpoints_tell_is_not_overridden(det_config, nets):
 
 def test_overrides_of_testing_reach_every_net(det_config, nets, monkeypatch):
     plain, context = nets
-    sides, real = [], predictor.View
-    monkeypatch.setattr(predictor, "View", lambda net, images, side: sides.append(side) or real(net, images, side))
+    sides, real = [], view.View
+    monkeypatch.setattr(
+        view, "View", lambda net, images, side, **more: sides.append(side) or real(net, images, side, **more)
+    )
     config = load_config(det_config, ["model.shorter_side=40", "model.test_proposals=(20,7)"])
     rows = climb(config, [plain], context=[context], ensemble=[plain, context], scales=(48,))
     assert len(rows) == 5 and set(sides) == {40, 48}

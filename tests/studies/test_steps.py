@@ -28,7 +28,7 @@ from resdet.inference.settings import TestSettings
 from resdet.inference.view import View
 from resdet.structures import ImageBatch
 from resdet.studies.looks import draw_ensemble, draw_multiscale, draw_suppression
-from resdet.studies.panels import SURE, Subject, Witness, ask, observe, zoom
+from resdet.studies.panels import SURE, Subject, ask, observe, zoom
 from resdet.studies.steps import (
     REFINED,
     draw_baseline,
@@ -93,22 +93,13 @@ def rectangles(axes) -> torch.Tensor:
 # --- what is drawn
 
 
-def test_a_witness_keeps_each_result_once():
-    calls, stages = [], Witness()
-    for value in (3, 4):
-        assert stages.once("a", "key", lambda value=value: calls.append(value) or value) == 3
-    assert stages.once("a", "other", lambda: 5) == 5
-    assert calls == [3]
-    assert stages.given == {"a": {"key": 3, "other": 5}}
-
-
 def test_what_is_observed_is_the_prediction(subject):
     given = observe(subject, [subject.net], REFINED)
     (found,) = Predictor([subject.net], REFINED).predict([subject.image])
-    after = given["voting"][0][0]
+    after = given.voted
     assert len(found.boxes) > 0
     assert_close(after.scores, found.scores)
-    frame = given["backbone"][0].frame
+    frame = given.views[0].frame
     assert_close(box_ops.scale(after.boxes, frame.input_hw[0], frame.sample_hw[0]), found.boxes)
 
 
@@ -116,9 +107,9 @@ def test_what_is_observed_is_the_prediction(subject):
 def test_asking_a_view_gives_what_the_prediction_had(nets, subject):
     net = load_detector(nets["context"], CLASSES).eval()
     given = observe(subject, [net], TestSettings())
-    view = given["backbone"][0]
-    answer = ask(view, given["union"][0][0], view.frame)
-    assert_close(tuple(answer), tuple(given["regions"][0][0]))
+    view = given.views[0]
+    answer = ask(view, given.proposals, view.frame)
+    assert_close(tuple(answer), tuple(given.first))
 
 
 @torch.no_grad()
@@ -126,7 +117,7 @@ def test_refinement_draws_the_chain_of_boxes(subject):
     # Each panel: a proposal, the box that the head makes of it, and the box that it makes of that one.
     figure = draw_refinement(subject)
     view = View(subject.net, [subject.image])
-    proposals = view.in_common(view.propose(), view.frame)[0][0]
+    proposals = view.propose(view.frame)[0][0]
     assert 1 <= len(figure.axes) <= 3
     for panel in figure.axes:
         chain = rectangles(panel)
@@ -141,7 +132,7 @@ def test_voting_draws_the_mean_of_the_voters(subject):
     figure = draw_voting(subject)
     voters, (old, new) = rectangles(figure.axes[0]), rectangles(figure.axes[1])
     given = observe(subject, [subject.net], REFINED)
-    union, kept = given["refinement"][0][0], given["suppression"][0][0]
+    union, kept = given.scored, given.kept
     row = int((kept.boxes - old).abs().amax(1).argmin())
     kind = int(kept.labels[row])
     total, weight, count = torch.zeros(4), 0.0, 0
@@ -171,13 +162,13 @@ def test_multiscale_outlines_each_object_on_two_scales(subject, scales):
 def test_the_other_pictures_show_the_answers(nets, subject):
     second, wider = (load_detector(nets[name], CLASSES).eval() for name in ("second", "context"))
     sure = TestSettings(score_threshold=SURE)
-    plain = observe(subject, [subject.net], sure)["suppression"][0][0]
+    plain = observe(subject, [subject.net], sure).kept
     assert_close(rectangles(draw_baseline(subject, "").axes[1]), plain.boxes)
-    seen = observe(subject, [wider], sure)["suppression"][0][0]
+    seen = observe(subject, [wider], sure).kept
     figure = draw_context(subject, wider)
     assert_close(rectangles(figure.axes[0])[:-1], plain.boxes)  # the last outlines the object in question
     assert_close(rectangles(figure.axes[1])[:-1], seen.boxes)
-    both = observe(subject, [subject.net, second], sure)["suppression"][0][0]
+    both = observe(subject, [subject.net, second], sure).kept
     drawn = rectangles(draw_ensemble(subject, [second]).axes[1])
     assert_close(drawn[-len(both.boxes) :], both.boxes)
     # Both nets' boxes of the same regions come first, and the answer is their mean.

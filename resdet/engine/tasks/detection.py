@@ -103,7 +103,7 @@ class Detection(Task):
     def tested(self, config: ExperimentConfig, adapter: BaseModel, classes: tuple[str, ...]) -> BaseModel:
         """The net with the rest of its ensemble, as section ``test`` says."""
         adapter.net = build_predictor(adapter.net, config.test, classes, said=config.said_of_nets)
-        adapter.net.timed = True
+        adapter.net.clock.wait = True
         return adapter
 
 

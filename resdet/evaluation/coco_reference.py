@@ -1,7 +1,6 @@
-"""The libraries that compute COCO's curves, behind the interface of :mod:`resdet.evaluation.coco_curves`.
+"""COCO's curves by pycocotools, behind the interface of :mod:`resdet.evaluation.coco_curves`.
 
-pycocotools is the reference: the tests and ``tools/benchmark.py eval`` hold our curves against it. faster-coco-eval is
-compiled, and optional.
+It is the reference: the tests and ``tools/benchmark.py eval`` hold our curves against it.
 """
 
 from __future__ import annotations
@@ -10,27 +9,23 @@ import contextlib
 import io
 
 import numpy as np
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
-from resdet.errors import InputError
 from resdet.evaluation.coco_curves import CocoFound
 from resdet.evaluation.coco_rows import CocoTruth
 
 
-def library_curves(
-    truth: CocoTruth, found: CocoFound, *, backend: str, bounds: tuple[float, float]
+def pycocotools_curves(
+    truth: CocoTruth, found: CocoFound, *, bounds: tuple[float, float]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """As :func:`resdet.evaluation.coco_curves.coco_curves`, by a library.
+    """As :func:`resdet.evaluation.coco_curves.coco_curves`.
 
     Args:
         truth: ground truth.
         found: detections.
-        backend: "pycocotools" or "faster" (faster-coco-eval).
         bounds: areas in pixels that divide small, medium and large.
-
-    Raises:
-        InputError: faster-coco-eval is not installed.
     """
-    coco, evaluator = _load_library(backend)
     objects, category_ids = truth.objects, np.array(sorted(truth.names))
     areas = found.boxes[:, 2:].prod(1)
     sides = []
@@ -48,7 +43,7 @@ def library_curves(
                 "iscrowd": crowd.astype(int).tolist(),
                 **more,
             }
-            side = coco()
+            side = COCO()
             side.dataset = {
                 "images": [{"id": i} for i in truth.image_ids.tolist()],
                 "categories": [{"id": i, "name": truth.names[i]} for i in category_ids.tolist()],
@@ -56,25 +51,9 @@ def library_curves(
             }
             side.createIndex()
             sides.append(side)
-        evaluation = evaluator(*sides, "bbox")
+        evaluation = COCOeval(*sides, "bbox")
         most = evaluation.params.areaRng[0][1]
         evaluation.params.areaRng = [[0, most], [0, bounds[0]], list(bounds), [bounds[1], most]]
         evaluation.evaluate()
         evaluation.accumulate()
     return evaluation.eval["precision"][..., -1], evaluation.eval["recall"]
-
-
-def _load_library(backend: str) -> tuple[type, type]:
-    """The index class and the evaluation class."""
-    if backend == "faster":
-        try:
-            from faster_coco_eval import COCO, COCOeval_faster
-
-            return COCO, COCOeval_faster
-        except ModuleNotFoundError as error:
-            needed = 'pip install "resdet[fast-eval]", or another backend'
-            raise InputError("evaluation backend faster", found=str(error), needed=needed) from error
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
-
-    return COCO, COCOeval
