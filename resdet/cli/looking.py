@@ -54,7 +54,7 @@ def ladder(arguments: Sequence[str] | None = None) -> None:
         config = load_config(args.config, args.cfg_options)
         if config.task.name != "detection":
             raise InputError(f"config {args.config}", found=f"task = {config.task.name!r}", needed="a detection config")
-        distributed.start(args.launcher)
+        distributed.start(args.launcher, timeout=config.run.start_timeout)
         rows = table_9.climb(
             config,
             args.baseline,

@@ -5,11 +5,17 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable
+from types import ModuleType
 
 
 def run(main: Callable[[], None]) -> None:
-    """Call a tool; print the message of a user's mistake without a traceback and exit with 1."""
+    """Call a tool; print the message of a user's mistake without a traceback and exit with 1.
+
+    One of several processes tells the others why it ends, and they say so in one line.
+    """
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # pages of addresses beside the message of an exception
     from resdet.cpu.memory import keep_freed_memory
     from resdet.errors import InputError, Stopped
 
@@ -19,17 +25,46 @@ def run(main: Callable[[], None]) -> None:
         if os.environ.get("RESDET_KEEP_MEMORY", "1") != "0":
             keep_freed_memory()
         main()
+        _exit(0)
     except InputError as error:
-        sys.exit(f"error: {error}")
+        _exit(1, f"error: {error}")
     except Stopped as stop:
-        print(stop, file=sys.stderr)
-        sys.exit(128 + stop.number)
+        _exit(128 + stop.number, str(stop))
     except BrokenPipeError:  # whoever read the output, `head` say, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:  # a folder that is a file, no permission, a full disk
-        sys.exit(f"error: {error.filename or 'file system'}\n  found:  {error.strerror or error}")
+        _exit(1, f"error: {error.filename or 'file system'}\n  found:  {error.strerror or error}")
     except KeyboardInterrupt:
-        sys.exit("\nstopped; a training run goes on with --resume")
+        _exit(1, "\nstopped; a training run goes on with --resume")
+    except Exception as error:  # a fault of ours, or another process has ended
+        distributed = _group()
+        if distributed is None:
+            raise
+        other = distributed.end_of_others(error)
+        _exit(1, traceback.format_exc() if other is None else f"error: {other}")
+
+
+def _exit(code: int, message: str = "") -> None:
+    """End; as one of several processes, all of a sudden and with a word to the others."""
+    if (distributed := _group()) is not None:
+        if code:
+            print(message, file=sys.stderr)
+            reason = message.strip().splitlines()[-1 if message.startswith("Traceback") else 0]
+            distributed.tell_end(reason.removeprefix("error: "))
+        else:
+            distributed.wait()  # the first keeps what the others ask
+        distributed.leave(code)
+    elif code == 1:
+        sys.exit(message)
+    elif code:
+        print(message, file=sys.stderr)
+        sys.exit(code)
+
+
+def _group() -> ModuleType | None:
+    """:mod:`resdet.engine.distributed` where this is one of several processes."""
+    module = sys.modules.get("resdet.engine.distributed")
+    return module if module is not None and module.world_size() > 1 else None
 
 
 def _tell() -> None:

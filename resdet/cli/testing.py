@@ -59,7 +59,7 @@ def evaluate(arguments: Sequence[str] | None = None) -> None:
         config = load_config(args.config, options(args, dense="test.sides" if sees_whole else "test_data.dense"))
         if args.save_detections and config.task.name != "detection":
             raise InputError("--save-detections", found=f"a {config.task.name} config", needed="a detection config")
-        distributed.start(args.launcher)
+        distributed.start(args.launcher, timeout=config.run.start_timeout)
         costs: dict[str, float] = {}
         if args.detections:
             figures, metric = evaluate_detections(config, args.detections)

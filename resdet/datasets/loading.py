@@ -99,11 +99,12 @@ class TrainBatches(Sampler[list[tuple[int, int]]]):
 class EvaluationShare(Sampler[list[int]]):
     """Batches of indices that cover every image exactly once over the processes, without padding.
 
-    With sizes given, images of like shape share a batch. Processes may get one batch more or less, or none.
+    With sizes given, a batch holds images of one size, since what an image is padded by would show in its detections.
+    Processes may get one batch more or less, or none.
 
     Args:
         n: number of images.
-        batch_size: images per batch.
+        batch_size: images per batch, at most.
         hw: (n, 2) sizes; None: in file order.
         rank: this process.
         world: number of processes.
@@ -116,9 +117,11 @@ class EvaluationShare(Sampler[list[int]]):
         self, n: int, batch_size: int = 1, *, hw: np.ndarray | None = None, rank: int = 0, world: int = 1
     ) -> None:
         _check(n, batch_size, rank, world)
-        order = np.arange(n) if hw is None else np.lexsort((hw.prod(1), hw[:, 0] / hw[:, 1]))
-        batches = [order[start : start + batch_size].tolist() for start in range(0, n, batch_size)]
-        self._batches = batches[rank::world]
+        order = np.arange(n) if hw is None else np.lexsort((hw[:, 1], hw[:, 0]))
+        ends = [] if hw is None else np.flatnonzero(np.diff(hw[order], axis=0).any(1)) + 1
+        alike = np.split(order, ends)
+        batches = [group[start : start + batch_size] for group in alike for start in range(0, len(group), batch_size)]
+        self._batches = [batch.tolist() for batch in batches[rank::world]]
 
     def __iter__(self) -> Iterator[list[int]]:
         return iter(self._batches)

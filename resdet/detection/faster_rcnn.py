@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from resdet.detection.matching import pad_targets
 from resdet.detection.postprocess import score_regions, suppress, to_original
-from resdet.detection.preprocess import Preprocess
+from resdet.detection.preprocess import Preprocess, one_size_at_a_time
 from resdet.detection.roi_head import Predictions, RoIHead
 from resdet.detection.rpn import RPN
 from resdet.structures import Detections, ImageBatch, Proposals, ScoredBoxes, Target
@@ -111,7 +111,10 @@ class FasterRCNN(nn.Module):
 
     @torch.no_grad()
     def predict(self, images: Sequence[Tensor]) -> list[Detections]:
-        """Detections of uint8 RGB (3, H, W) images, in the frame of what was passed in."""
+        """Detections of uint8 RGB (3, H, W) images of any sizes, in the frame of what was passed in."""
+        return one_size_at_a_time(images, self._predict)
+
+    def _predict(self, images: Sequence[Tensor]) -> list[Detections]:
         scored, batch = self.score(images)
         answers = suppress(scored, **self.suppression._asdict())
         return [

@@ -19,6 +19,7 @@ FIXED = ("loader.batch_size", "optimizer.type")
 SILENT = (
     *("loader.workers", "loader.test_batch_size"),
     *("run.log_every", "run.checkpoint_every", "run.compile", "run.tensorboard", "run.sync_check"),
+    "run.start_timeout",
 )
 """What leaves the weights as they are."""
 

@@ -137,6 +137,8 @@ class Run(Settings):
     """torch.compile of the net in training (:mod:`resdet.engine.compiled`); needs a C++ compiler, and pays on a GPU."""
     tensorboard: bool = False
     """Curves for TensorBoard; the same as section ``visualizer`` with mmengine's TensorboardVisBackend."""
+    start_timeout: Count = 60
+    """Seconds that several processes wait for each other at the start."""
     sync_check: bool = False
     """Look at each loss at once instead of one step later: slower on a GPU, for hunting a NaN."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 from typing import Any
@@ -62,5 +61,5 @@ class StopOnSignal(Hook):
     def _note(self, number: int, frame: Any) -> None:
         if self._number is not None:
             self.restore()
-            os.kill(os.getpid(), number)
+            signal.raise_signal(number)
         self._number = number

@@ -56,7 +56,7 @@ def train(
     Raises:
         InputError: for whatever the user got wrong, and for a loss that is not finite.
     """
-    distributed.start(launcher)
+    distributed.start(launcher, timeout=config.run.start_timeout)
     work_dir = Path(work_dir)
     if resume is None and not overwrite and (work_dir / "last.pth").exists():
         needed = "--resume to go on with it, another --work-dir, or --overwrite to begin anew"

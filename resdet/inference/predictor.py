@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from resdet.detection.faster_rcnn import FasterRCNN, Suppression
 from resdet.detection.postprocess import suppress, to_original
+from resdet.detection.preprocess import one_size_at_a_time
 from resdet.errors import InputError
 from resdet.inference.clock import Clock
 from resdet.inference.fusion import fuse
@@ -69,10 +70,15 @@ class Predictor(nn.Module):
 
         Args:
             images: of any sizes.
-            views: those of other predictors of the same images; new ones by default. Time that others spent on a view
-                counts here too.
+            views: those of other predictors of the same images, which then have one size; new ones by default. Time
+                that others spent on a view counts here too.
         """
-        seen = looks(list(self.nets), self.settings, views or Views(images, wait=self.clock.wait))
+        if views is not None:
+            return self._predict(views)
+        return one_size_at_a_time(images, lambda alike: self._predict(Views(alike, wait=self.clock.wait)))
+
+    def _predict(self, views: Views) -> list[Detections]:
+        seen = looks(list(self.nets), self.settings, views)
         common = seen[0].frame
         scored = [look.in_frame(common, self.score(look)) for look in seen]
         if self.settings.merge == "nms":
@@ -81,7 +87,7 @@ class Predictor(nn.Module):
             detections = self.fuse(scored)
         for view in {view for look in seen for of_net in (look.own, *look.pyramids) for view in of_net}:
             self.clock.seconds += view.clock.seconds
-        self.images += len(images)
+        self.images += len(views.images)
         frames = zip(detections, common.input_hw, common.sample_hw, strict=True)
         return [to_original(answer, seen_hw, original_hw) for answer, seen_hw, original_hw in frames]
 

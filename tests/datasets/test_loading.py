@@ -118,9 +118,9 @@ def test_evaluation_share_covers_each_image_once(n, world, grouped):
     assert list(shares[0]) == list(shares[0])  # again
 
 
-def test_evaluation_share_groups_like_shapes():
-    hw = np.array([(10, 20), (20, 10), (10, 20), (20, 10)])
-    assert list(EvaluationShare(4, 2, hw=hw)) == [[0, 2], [1, 3]]
+def test_evaluation_share_keeps_sizes_apart():
+    hw = np.array([(10, 20), (20, 10), (10, 20), (20, 10), (10, 21), (20, 10)])
+    assert list(EvaluationShare(6, 2, hw=hw)) == [[0, 2], [4], [1, 3], [5]]
     assert list(EvaluationShare(4, 3)) == [[0, 1, 2], [3]]
 
 

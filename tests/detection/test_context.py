@@ -149,7 +149,7 @@ def test_far_pixels_count_through_context_alone(kind, context):
 @pytest.mark.parametrize("kind", ["c4", "fpn"])
 def test_an_image_is_embedded_once(kind, context):
     net = small_net(kind, context=context)
-    images, rows = [noise(64, 64), noise(64, 80, seed=1)], []
+    images, rows = [noise(64, 64), noise(64, 64, seed=1)], []
     net.roi_head.embedding.register_forward_hook(lambda _, __, vectors: rows.append(len(vectors)))
     net.train().loss(images, [TARGET, TARGET])
     assert sorted(rows) == [2] * context + [2 * 8]  # 8 regions of each in the loss

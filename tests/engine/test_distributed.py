@@ -235,6 +235,81 @@ def test_two_processes_have_the_losses_of_one(two_runs):
     assert len(list(two_runs[1].glob("*/vis_data"))) == 1  # one process writes
 
 
+ENDS = """
+    import os, sys, torch
+    from resdet.cli.running import run
+    from resdet.engine import distributed
+    from resdet.errors import InputError
+
+    def main():
+        distributed.start("mpi", timeout=int(sys.argv[2]))
+        if distributed.rank() == 1 and sys.argv[1] == "mistake":
+            raise InputError("a picture", found="nothing", needed="pixels")
+        if distributed.rank() == 1 and sys.argv[1] == "fault":
+            raise KeyError("no such key")
+        if distributed.rank() == 1 and sys.argv[1] == "kill":
+            os.kill(os.getpid(), 9)
+        distributed.mean(torch.ones(2))
+        print("done")
+
+    run(main)
+"""
+
+
+def two_ends(tmp_path: Path, kind: str, *, port: int, timeout: int = 60, ranks: str = "01") -> list[tuple[int, str]]:
+    """Exit codes and outputs."""
+    (tmp_path / "ends.py").write_text(textwrap.dedent(ENDS))
+    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "PYTHONPATH": str(ROOT)}
+    processes = []
+    for rank in ranks:
+        variables = dict(zip(distributed.VARIABLES["mpi"], (rank, "2", rank), strict=True))
+        processes.append(start(["ends.py", kind, timeout], processes=1, cwd=tmp_path, **where, **variables))
+    outputs = [process.communicate(timeout=100)[0] for process in processes]
+    return [(process.returncode, output) for process, output in zip(processes, outputs, strict=True)]
+
+
+def test_processes_that_end_well(tmp_path):
+    assert two_ends(tmp_path, "none", port=free_port()) == [(0, "done\n")] * 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "told", "own"),
+    [
+        ("mistake", "error: process 1 ended (a picture)\n", "error: a picture\n  found:  nothing\n  needed: pixels\n"),
+        ("fault", "error: process 1 ended (KeyError: 'no such key')\n", None),
+        ("kill", "error: another process has ended\n", ""),
+    ],
+)
+def test_a_process_that_ends_stops_the_others_with_one_line(tmp_path, kind, told, own):
+    (code, other), (own_code, output) = two_ends(tmp_path, kind, port=free_port())
+    assert (code, other) == (1, told)
+    assert own_code in ((1,) if kind != "kill" else (-9,))
+    assert output == own if own is not None else output.startswith("Traceback") and "KeyError" in output
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_a_process_that_is_missing(tmp_path, rank):
+    ((code, output),) = two_ends(tmp_path, "none", port=(port := free_port()), timeout=2, ranks=rank)
+    assert code == 1 and output.startswith(f"error: process {rank} of 2, meeting at 127.0.0.1:{port}\n  found: ")
+    assert "imed out" in output and "within 2 s" in output and output.count("\n") == 3
+
+
+def test_a_port_in_use(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        ((code, output),) = two_ends(tmp_path, "none", port=taken.getsockname()[1], timeout=2, ranks="0")
+    assert code == 1 and "found:  a port in use\n  needed: MASTER_PORT=<a free port>" in output
+
+
+def test_jobs_of_one_machine_meet_at_ports_of_their_own(monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "4711")
+    first = distributed._port_of_job()
+    assert first == distributed._port_of_job() and 20_000 <= first < 30_000
+    monkeypatch.setenv("SLURM_JOB_ID", "4712")
+    assert distributed._port_of_job() != first
+
+
 def test_a_batch_must_be_divisible(det_config, monkeypatch):
     from resdet.engine.experiment import build_experiment, train_loader
 

@@ -62,7 +62,7 @@ def test_a_second_signal_stops_at_once(det_config, tmp_path, monkeypatch):
     def twice(self, runner, *rest, **named):
         real(self, runner, *rest, **named)
         for _ in range(2):
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
             time.sleep(0.2)  # two that come together would be one
 
     monkeypatch.setattr(Progress, "after_train_iter", twice)

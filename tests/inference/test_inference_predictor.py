@@ -253,6 +253,16 @@ def test_a_batch_is_its_images_every_time(settings):
         assert_close(tuple(alone), tuple(found), rtol=1e-4, atol=2e-3)
 
 
+def test_what_an_image_comes_with_does_not_show():
+    for net in (small_net("c4"), Predictor([small_net("fpn")], TestSettings(refine=1))):
+        images = [noise(61, 90), noise(130, 67, seed=1), noise(61, 90, seed=2), noise(64, 200, seed=3)]
+        together = net.predict(images)
+        for image, found in zip(images, together, strict=True):
+            (alone,) = net.predict([image])
+            assert len(found.boxes) > 3
+            assert_close(tuple(alone), tuple(found), rtol=1e-4, atol=2e-3)
+
+
 @pytest.mark.parametrize("settings", [{}, {"refine": 2}, ALL], ids=str)
 def test_images_without_proposals(settings):
     nets = [small_net("c4", context=True), small_net("fpn")]
@@ -342,7 +352,7 @@ def test_what_each_combination_costs(kinds):
         for (kind, context), side in zip(kinds, own, strict=False)
     ]
     calls = [Calls(net) for net in nets]
-    images = [noise(40, 50), noise(30, 35, seed=1)]
+    images = [noise(40, 50), noise(40, 50, seed=1)]
     pyramids = [{}, {"scales": (40,)}, {"scales": (32, 64)}, {"scales": (32, 64), "scale_proposals": "all"}]
     for refine, pyramid, flip, sizes in product((0, 1, 2), pyramids, (False, True), ((), (48,))):
         predictor = Predictor(nets, TestSettings(refine=refine, flip=flip, sizes=sizes, region_side=24.0, **pyramid))
@@ -377,11 +387,12 @@ def shared_rows() -> list[list[dict[str, int]]]:
         ([net], SCALES | {"refine": 1}),
         ([net, other], SCALES | {"refine": 1}),
     ]
-    views = Views(IMAGES)
+    images = [noise(64, 96, seed=seed) for seed in range(3)]
+    views = Views(images)
     costs, answers = [], []
     for nets, settings in rows:
         predictor = Predictor(nets, TestSettings(**settings))
-        answers.append(predictor.predict(IMAGES, views))
+        answers.append(predictor.predict(images, views))
         costs.append([{name: len(rows) for name, rows in call.take().items()} for call in calls])
         assert predictor.images == 3
         # Shared or not, each is charged for all it stands on.
@@ -389,7 +400,7 @@ def shared_rows() -> list[list[dict[str, int]]]:
         assert set(predictor.clock.seconds) == expected | ({"refinement"} if predictor.settings.refine else set())
         assert min(predictor.clock.seconds.values()) > 0
     for (nets, settings), shared in zip(rows, answers, strict=True):
-        assert equal(Predictor(nets, TestSettings(**settings)).predict(IMAGES), shared)
+        assert equal(Predictor(nets, TestSettings(**settings)).predict(images), shared)
     return costs
 
 

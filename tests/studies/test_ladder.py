@@ -64,8 +64,8 @@ def test_shared_work_is_done_once_and_charged_to_each_row(det_config, nets, monk
 
     monkeypatch.setattr(view, "View", Counted)
     rows = climb(load_config(det_config), [plain], context=[context], ensemble=[plain, context], scales=(48, 64, 80))
-    per_batch = len(seen) / 3  # five images, two at a time
-    assert per_batch == 2 * 3  # two nets, three sizes, whatever the number of rows
+    each = [images for _, _, images in seen]
+    assert sum(each) == 5 * 2 * 3  # five images, two nets, three sizes, whatever the number of rows
     base, refined, _, pyramid, both = rows
     assert set(base.stages) < set(refined.stages)
     assert refined.stages["backbone"] == base.stages["backbone"]  # the same work, for both
