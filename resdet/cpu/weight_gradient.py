@@ -22,6 +22,8 @@ NUMBERS_IN_CACHE = 350_000
 """Of one image's map, up to which the library is fast; see :func:`is_faster`."""
 WIDE = 256
 """Channels on both sides from which on a 1x1 kernel's weight gradient is faster as a product."""
+NARROW = 16
+"""Channels below which the library's weight gradient of a 1x1 kernel with stride 2 is not safe."""
 CELLS = 1 << 16
 """Cells of the maps that are unfolded at a time, at least one image's, so that the copies take little memory."""
 
@@ -48,9 +50,17 @@ def convolve(x: Tensor, conv: nn.Module, weight: Tensor | None = None, bias: Ten
         and conv.stride in ((1, 1), (2, 2))
         and not (own and (conv._forward_hooks or conv._forward_pre_hooks))  # whoever watches it sees it called
     )
-    if fits and _is_plain(x, weight) and is_faster(x.shape, weight.shape):
+    if fits and _is_plain(x, weight) and (is_faster(x.shape, weight.shape) or _crashes(conv)):
         return _Convolution.apply(x, weight, bias, conv.stride[0])
     return conv(x) if own else conv._conv_forward(x, weight, bias)
+
+
+def _crashes(conv: nn.Conv2d) -> bool:
+    """Whether the library may end the process: it does with AVX-512 and three threads or more (torch 2.6 to 2.15).
+
+    For one, ``nn.Conv2d(8, 8, 1, stride=2)`` does by itself, on a channels-last (2, 8, 24, 32) map.
+    """
+    return conv.kernel_size == (1, 1) and conv.stride == (2, 2) and conv.in_channels < NARROW
 
 
 def _is_plain(x: Tensor, weight: Tensor) -> bool:

@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -44,6 +45,21 @@ class FileNames(Sequence[str]):
         return os.fsdecode(self._bytes[self._offsets[index] : self._offsets[index + 1]].tobytes())
 
 
+class Written(NamedTuple):
+    """Boxes as an annotation file has them, before any is clipped or dropped: what COCO's protocol scores against."""
+
+    boxes: np.ndarray
+    """(W, 4) float64 x, y, width, height."""
+    areas: np.ndarray
+    """(W,) float64: the file's ``area``, else of the box."""
+    ignore: np.ndarray
+    """(W,) bool."""
+    labels: np.ndarray
+    """(W,) int64 in [0, K)."""
+    images: np.ndarray
+    """(W,) int64 in [0, n)."""
+
+
 @dataclass(frozen=True, eq=False)
 class Annotations:
     """A whole detection set: n images, B boxes, K classes. Every reader returns one."""
@@ -73,6 +89,8 @@ class Annotations:
     """(B,) float32: the file's ``area`` (COCO: of the mask), else of the box."""
     box_ids: np.ndarray
     """(B,) int64 annotation ids (COCO), else 1..B."""
+    repaired: Written | None = None
+    """What the file says, where that is not quite what is above."""
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -80,6 +98,16 @@ class Annotations:
     def rows(self, index: int) -> slice:
         """The rows of ``boxes``, ``labels``, … that belong to image ``index``."""
         return slice(int(self.first[index]), int(self.first[index + 1]))
+
+    @property
+    def written(self) -> Written:
+        """The boxes as the file has them."""
+        if self.repaired is not None:
+            return self.repaired
+        xywh = self.boxes.astype(np.float64)
+        xywh[:, 2:] -= xywh[:, :2]
+        images = np.repeat(np.arange(len(self)), np.diff(self.first))
+        return Written(xywh, self.areas.astype(np.float64), self.ignore, self.labels, images)
 
     def path(self, index: int) -> str:
         """Where the image file of ``index`` lies."""
@@ -216,29 +244,25 @@ def known_sizes(hw: np.ndarray, image_root: str, files: Sequence[str]) -> np.nda
 
 
 def to_coco(annotations: Annotations) -> dict:
-    """A COCO ground-truth dictionary, so that data of any form can be scored with the COCO protocol.
+    """A COCO ground-truth dictionary.
 
     Returns:
         ``info, images, annotations, categories``: annotation ids count from 1, ``iscrowd`` is ``ignore``.
     """
-    xywh = annotations.boxes.astype(np.float64)
-    xywh[:, 2:] -= xywh[:, :2]
-    image_ids = np.repeat(annotations.image_ids, np.diff(annotations.first)).tolist()
-    category_ids = annotations.category_ids[annotations.labels].tolist()
-    boxes = zip(
-        image_ids,
-        category_ids,
-        xywh.tolist(),
-        annotations.areas.tolist(),
-        annotations.ignore.astype(int).tolist(),
-        strict=True,
-    )
-    keys = ("id", "image_id", "category_id", "bbox", "area", "iscrowd")
+    written = annotations.written
+    columns = {
+        "image_id": annotations.image_ids[written.images],
+        "category_id": annotations.category_ids[written.labels],
+        "bbox": written.boxes,
+        "area": written.areas,
+        "iscrowd": written.ignore.astype(int),
+    }
+    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
     sizes = zip(annotations.image_ids.tolist(), annotations.files, annotations.hw.tolist(), strict=True)
     categories = zip(annotations.category_ids.tolist(), annotations.classes, strict=True)
     return {
         "info": {"description": annotations.source},
         "images": [{"id": i, "file_name": name, "height": h, "width": w} for i, name, (h, w) in sizes],
-        "annotations": [dict(zip(keys, (row, *box), strict=True)) for row, box in enumerate(boxes, 1)],
+        "annotations": [{"id": number, **dict(zip(columns, row, strict=True))} for number, row in enumerate(rows, 1)],
         "categories": [{"id": i, "name": name} for i, name in categories],
     }

@@ -5,13 +5,14 @@ from __future__ import annotations
 import gc
 import json
 import logging
+import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
 
-from resdet.datasets.annotations import Annotations, FileNames, check_boxes, find_images, known_sizes
+from resdet.datasets.annotations import Annotations, FileNames, Written, check_boxes, find_images, known_sizes
 from resdet.errors import InputError, nearest
 
 logger = logging.getLogger(__name__)
@@ -81,11 +82,13 @@ def read_coco(
     order = chosen[np.argsort(image_rows[chosen], kind="stable")]
     image_rows, label_rows = image_rows[order], label_rows[order]
     xywh, box_ids = columns["bbox"][order], columns["id"][order]
+    areas, crowd = columns["area"][order], columns["iscrowd"][order]
 
     def describe(row: int) -> str:
         return f"{files[int(image_rows[row])]}, annotation {box_ids[row]}, bbox {xywh[row].tolist()} (x, y, w, h)"
 
     xyxy = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
+    finite = np.isfinite(xywh).all(1)
     boxes, kept = check_boxes(xyxy, hw[image_rows], describe, source=source, strict=strict)
     return Annotations(
         source=source,
@@ -98,9 +101,10 @@ def read_coco(
         first=np.searchsorted(image_rows[kept], np.arange(len(image_ids) + 1)),
         boxes=boxes,
         labels=label_rows[kept],
-        ignore=columns["iscrowd"][order][kept],
-        areas=columns["area"][order][kept],
+        ignore=crowd[kept],
+        areas=areas[kept].astype(np.float32),
         box_ids=box_ids[kept],
+        repaired=Written(xywh[finite], areas[finite], crowd[finite], label_rows[finite], image_rows[finite]),
     )
 
 
@@ -217,8 +221,10 @@ def _repair(path: str, annotations: list[dict], strict: bool) -> None:
             for row in lacking:
                 row[key] = 0 if key == "iscrowd" else row["bbox"][2] * row["bbox"][3]
         for row in annotations:
-            if type(row[key]) not in (int, float, bool):
-                raise InputError(f"{path}, annotation {row.get('id')}", found=f"{key} {row[key]!r}", needed="a number")
+            sound = row[key] in (0, 1) if key == "iscrowd" else _is_finite(row[key])
+            if not sound:
+                needed = "0 or 1" if key == "iscrowd" else "a finite number"
+                raise InputError(f"{path}, annotation {row.get('id')}", found=f"{key} {row[key]!r}", needed=needed)
     if renumber:
         faults["id"] = "annotation ids are missing, below 1 or used twice (renumbered from 1 in file order)"
         for number, row in enumerate(annotations, 1):
@@ -229,8 +235,15 @@ def _repair(path: str, annotations: list[dict], strict: bool) -> None:
         logger.warning("%s: %s", path, "; ".join(faults.values()))
 
 
+def _is_finite(value: object) -> bool:
+    try:
+        return type(value) in (int, float) and math.isfinite(value)
+    except OverflowError:  # an integer of hundreds of digits
+        return False
+
+
 def _columns(annotations: list[dict]) -> dict[str, np.ndarray]:
-    dtypes = {"id": np.int64, "image_id": np.int64, "category_id": np.int64, "iscrowd": bool, "area": np.float32}
+    dtypes = {"id": np.int64, "image_id": np.int64, "category_id": np.int64, "iscrowd": bool, "area": np.float64}
     columns = {key: np.array([row[key] for row in annotations], dtype) for key, dtype in dtypes.items()}
     columns["bbox"] = np.array([row["bbox"] for row in annotations], dtype=np.float64).reshape(-1, 4)
     return columns

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,13 +11,12 @@ from mmengine.dist import all_reduce, broadcast_object_list
 from mmengine.evaluator import BaseMetric
 from torch import Tensor
 
-from resdet.datasets.annotations import Annotations, to_coco
-from resdet.datasets.coco import load_coco_json
+from resdet.datasets.annotations import Annotations
 from resdet.engine.distributed import gather
 from resdet.evaluation.classification import TopK
 from resdet.evaluation.coco import SIZE_BOUNDS, CocoFigures, evaluate_coco
 from resdet.evaluation.coco_curves import CocoFound
-from resdet.evaluation.coco_rows import CocoTruth, read_found, read_truth, result_rows, result_table
+from resdet.evaluation.coco_rows import found_rows, places, read_found, to_xywh, truth_of
 from resdet.evaluation.localization import LocalizationErrors
 from resdet.evaluation.voc import VocDetections, VocTruth, evaluate_voc
 
@@ -38,17 +36,14 @@ class DetectionMetric(BaseMetric):
         super().__init__()
         self.annotations = annotations
         self.report: Any = None
-        self._scored: Sequence[dict] | np.ndarray = ()
-
-    @cached_property
-    def truth(self) -> CocoTruth:
-        """The ground truth, read once however often it is asked."""
-        return read_truth(coco_ground_truth(self.annotations))
+        self.truth = truth_of(annotations)
+        self.found: CocoFound | None = None
+        """What was scored last."""
 
     @property
     def rows(self) -> list[dict]:
         """What was scored last, as rows of a COCO results file."""
-        return result_rows(self._scored) if isinstance(self._scored, np.ndarray) else list(self._scored)
+        return [] if self.found is None else found_rows(self.found, self.truth)
 
     def process(self, data_batch: Any, data_samples: Sequence[tuple]) -> None:
         """Keep the detections of a batch: one transfer from the device."""
@@ -80,27 +75,22 @@ class DetectionMetric(BaseMetric):
         if len(np.unique(image_ids)) != len(image_ids) or len(image_ids) != size:
             found = f"{len(image_ids)} results for {len(np.unique(image_ids))} of {size} images"
             raise RuntimeError(f"{found}: an image was lost or doubled")
-        known = self.annotations
-        image_ids = np.repeat(image_ids, numbers)
-        by_id = np.argsort(known.image_ids)
-        order = np.argsort(by_id[np.searchsorted(known.image_ids, image_ids, sorter=by_id)], kind="stable")
-        fields = table[:, :4], table[:, 4], table[:, 5]
-        rows = result_table(*fields, image_ids=image_ids, category_ids=known.category_ids)
-        return self.score_rows(rows[order])  # in the order of the data set, however it was shared out
+        boxes, scores, labels = (part.double().numpy() for part in (table[:, :4], table[:, 4], table[:, 5]))
+        images = np.repeat(np.searchsorted(self.truth.image_ids, image_ids), numbers)
+        order = np.argsort(images, kind="stable")
+        labels = places(self.annotations.category_ids)[labels.astype(np.int64)]
+        return self.score(CocoFound(*(part[order] for part in (to_xywh(boxes), scores, labels, images))))
 
-    def score_rows(self, rows: Sequence[dict] | np.ndarray) -> dict[str, float]:
-        """Figures of COCO results, from a net or from a file, in either form that ``read_found`` takes.
-
-        Keeps ``rows`` and ``report``.
+    def score_rows(self, rows: Sequence[dict]) -> dict[str, float]:
+        """Figures of COCO results, as a file has them.
 
         Raises:
             InputError: a row names an image or a category that the data set does not have.
         """
-        self._scored = rows
         return self.score(read_found(rows, self.truth))
 
     def score(self, found: CocoFound) -> dict[str, float]:
-        """Figures of detections; keeps ``report``."""
+        """Figures of detections; keeps ``found`` and ``report``."""
         raise NotImplementedError
 
 
@@ -115,7 +105,7 @@ class CocoMetric(DetectionMetric):
 
     def score(self, found: CocoFound) -> dict[str, float]:
         """See :func:`resdet.evaluation.coco.evaluate_coco`."""
-        self.report = evaluate_coco(self.truth, found, size_bounds=self.size_bounds)
+        self.found, self.report = found, evaluate_coco(self.truth, found, size_bounds=self.size_bounds)
         return {f"coco/{name}": getattr(self.report, name) for name in CocoFigures._fields[:12]}
 
 
@@ -130,7 +120,7 @@ class VocMetric(DetectionMetric):
 
     def score(self, found: CocoFound) -> dict[str, float]:
         """See :func:`resdet.evaluation.voc.evaluate_voc`."""
-        known = self.annotations
+        known, self.found = self.annotations, found
         coco = evaluate_coco(self.truth, found)
         detections = VocDetections(
             boxes=np.concatenate([found.boxes[:, :2], found.boxes[:, :2] + found.boxes[:, 2:]], axis=1),
@@ -213,19 +203,6 @@ class LocalizationMetric(BaseMetric):
     def compute_metrics(self, results: list) -> dict:
         """Not used: counts are summed, and no rows are gathered."""
         raise NotImplementedError
-
-
-def coco_ground_truth(annotations: Annotations) -> dict:
-    """The file itself where there is one, so that the figures are those of pycocotools called directly.
-
-    Without the categories that the reader was told to leave out.
-    """
-    if not annotations.source.endswith(".json"):
-        return to_coco(annotations)
-    content, known = load_coco_json(annotations.source), set(annotations.category_ids.tolist())
-    content["categories"] = [row for row in content["categories"] if row["id"] in known]
-    content["annotations"] = [row for row in content["annotations"] if row["category_id"] in known]
-    return content
 
 
 def build_detection_metric(name: str, annotations: Annotations) -> DetectionMetric:

@@ -10,13 +10,13 @@ import itertools
 import json
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from torch import Tensor
 
+from resdet.datasets.annotations import Annotations
 from resdet.errors import InputError, listed
 from resdet.evaluation.coco_curves import CocoFound, CocoObjects
 from resdet.structures import Detections
@@ -38,6 +38,23 @@ class CocoTruth(NamedTuple):
     """K names by category id, in the order of the file."""
     objects: CocoObjects
     """Places among the rising ids of images and categories in place of the ids."""
+
+
+def truth_of(annotations: Annotations) -> CocoTruth:
+    """The ground truth of a data set, its boxes as they are written.
+
+    Raises:
+        InputError: there is no box to find.
+    """
+    written = annotations.written
+    if written.ignore.all():
+        found = f"{len(written.ignore)} boxes, all of them crowds or difficult" if len(written.ignore) else "no boxes"
+        raise InputError(annotations.source, found=found, needed="at least one box to find")
+    names = dict(zip(annotations.category_ids.tolist(), annotations.classes, strict=True))
+    labels = places(annotations.category_ids)[written.labels]
+    images = places(annotations.image_ids)[written.images]
+    objects = CocoObjects(written.boxes, written.areas, written.ignore, labels, images)
+    return CocoTruth(np.sort(annotations.image_ids), names, objects)
 
 
 def read_truth(ground_truth: dict) -> CocoTruth:
@@ -99,7 +116,8 @@ def read_found(results: Sequence[dict] | np.ndarray, truth: CocoTruth) -> CocoFo
         table = results.astype(np.float64)
         sound = np.isfinite(table).all() and (table[:, 3:5] >= 0).all() and not np.any(table[:, [0, 6]] % 1)
         if not sound:
-            _check_rows(where, result_rows(table), RESULT_KEYS)
+            rows = ({"image_id": r[0], "category_id": r[6], "bbox": r[1:5], "score": r[5]} for r in table.tolist())
+            _check_rows(where, rows, RESULT_KEYS)
         images, categories, boxes, scores = table[:, 0], table[:, 6], table[:, 1:5], table[:, 5]
         images, categories = images.astype(np.int64), categories.astype(np.int64)
     else:
@@ -156,44 +174,32 @@ def coco_results(detections: Detections, image_id: int, category_ids: np.ndarray
     Raises:
         InputError: for a label outside [0, K).
     """
-    image_ids = np.full(len(detections.labels), image_id)
-    return result_rows(result_table(*detections, image_ids=image_ids, category_ids=category_ids))
-
-
-def result_table(
-    boxes: Tensor, scores: Tensor, labels: Tensor, *, image_ids: np.ndarray, category_ids: np.ndarray
-) -> np.ndarray:
-    """The detections of many images as one array that :func:`read_found` takes.
-
-    Args:
-        boxes: (D, 4) xyxy, frame: original.
-        scores: (D,).
-        labels: (D,) whole numbers of any type.
-        image_ids: (D,) the file's id of the image of each.
-        category_ids: (K,) the file's id of each label.
-
-    Returns:
-        (D, 7) float64: image_id, x, y, width, height, score, category_id.
-
-    Raises:
-        InputError: for a label outside [0, K).
-    """
-    corners, sure, of_class = (field.detach().cpu().double().numpy() for field in (boxes, scores, labels))
-    rows = of_class.astype(np.int64)
-    wrong = np.flatnonzero((rows < 0) | (rows >= len(category_ids)))
-    if len(wrong):
+    boxes, scores, labels = (field.detach().cpu().double().numpy() for field in detections)
+    if len(wrong := labels[(labels < 0) | (labels >= len(category_ids))]):
         needed = f"labels in [0, {len(category_ids)}): a model for the classes of this data set"
-        where = f"detections of image {image_ids[wrong[0]]}"
-        raise InputError(where, found=f"label {rows[wrong[0]]}", needed=needed)
-    categories = np.asarray(category_ids)[rows]
-    return np.column_stack([image_ids, corners[:, :2], corners[:, 2:] - corners[:, :2], sure, categories])
+        raise InputError(f"detections of image {image_id}", found=f"label {int(wrong[0])}", needed=needed)
+    categories = np.asarray(category_ids)[labels.astype(np.int64)]
+    rows = zip(categories.tolist(), to_xywh(boxes).tolist(), scores.tolist(), strict=True)
+    return [{"image_id": image_id, "category_id": c, "bbox": box, "score": score} for c, box, score in rows]
 
 
-def result_rows(table: np.ndarray) -> list[dict]:
-    """JSON-ready rows of an array (D, 7), as :func:`result_table` makes it."""
-    return [
-        {"image_id": _whole(r[0]), "category_id": _whole(r[6]), "bbox": r[1:5], "score": r[5]} for r in table.tolist()
-    ]
+def found_rows(found: CocoFound, truth: CocoTruth) -> list[dict]:
+    """Detections as JSON-ready rows of a COCO results file."""
+    images, categories = truth.image_ids[found.images], np.array(sorted(truth.names))[found.labels]
+    columns = zip(images.tolist(), categories.tolist(), found.boxes.tolist(), found.scores.tolist(), strict=True)
+    return [dict(zip(RESULT_KEYS, row, strict=True)) for row in columns]
+
+
+def to_xywh(boxes: np.ndarray) -> np.ndarray:
+    """(D, 4) corners as x, y, width, height."""
+    return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+
+
+def places(ids: np.ndarray) -> np.ndarray:
+    """The place of each id among all of them in rising order."""
+    order = np.empty(len(ids), dtype=np.int64)
+    order[np.argsort(ids)] = np.arange(len(ids))
+    return order
 
 
 def _plain_row(row: dict) -> dict:
@@ -228,7 +234,7 @@ def _is_plain(rows: Sequence[dict]) -> bool:
     return max(map(abs, whole), default=0) <= LARGEST_ID
 
 
-def _check_rows(where: object, rows: Sequence[dict], keys: tuple[str, ...]) -> None:
+def _check_rows(where: object, rows: Iterable[dict], keys: tuple[str, ...]) -> None:
     for number, row in enumerate(rows):
         problem = _problem_of(row, keys)
         if problem:

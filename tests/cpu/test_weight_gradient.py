@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -148,3 +152,21 @@ def test_the_compiler_has_its_own_way(always):
 def test_the_rule(monkeypatch, capability, shape, weight, faster):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     assert is_faster(shape, weight) is faster
+
+
+def test_narrow_projections_do_not_end_the_process():
+    # torch.nn.Conv2d does, with AVX-512 and three threads or more: a fault of the library's weight gradient.
+    code = """
+import torch
+from torch import nn
+from resdet.cpu.weight_gradient import convolve
+
+torch.set_num_threads(4)
+for channels, width in ((8, 8), (8, 16), (12, 16)):
+    conv = nn.Conv2d(channels, width, 1, stride=2).to(memory_format=torch.channels_last)
+    x = torch.randn(2, channels, 24, 32).to(memory_format=torch.channels_last)
+    convolve(x, conv).sum().backward()
+    expected = x[:, :, ::2, ::2].sum((0, 2, 3)).expand(width, -1)
+    torch.testing.assert_close(conv.weight.grad[:, :, 0, 0], expected, rtol=1e-4, atol=1e-3)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "OMP_NUM_THREADS": "4"})

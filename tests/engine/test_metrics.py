@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import json
 
 import numpy as np
 import pytest
@@ -15,9 +16,9 @@ from resdet.engine.metrics import (
     CocoMetric,
     VocMetric,
     build_detection_metric,
-    coco_ground_truth,
 )
 from resdet.errors import InputError
+from resdet.evaluation.coco import evaluate_coco
 from resdet.structures import Detections
 
 
@@ -95,10 +96,28 @@ def test_a_metric_starts_anew_after_each_evaluation(coco):
     assert score(metric, perfect(coco)) == score(metric, perfect(coco))
 
 
-def test_ground_truth_is_the_file(tiny, coco):
-    from resdet.datasets.coco import load_coco_json
-
-    assert coco_ground_truth(coco.annotations) == load_coco_json(tiny.val)
+def test_figures_are_those_of_the_file(tiny, tmp_path):
+    # Boxes that training clips or drops are scored as they are written.
+    content = json.loads(tiny.val.read_text())
+    rows = content["annotations"]
+    rows[0]["bbox"][0] -= 60.0  # partly, or wholly, outside its image
+    rows[1]["bbox"][2] = 0.0
+    rows[2]["area"] = 1e5
+    rows[3]["iscrowd"] = 1
+    content["categories"].reverse()
+    path = tmp_path / "written.json"
+    path.write_text(json.dumps(content))
+    data = DetectionDataset(read_coco(path, tiny.images))
+    assert len(data.annotations.boxes) < len(rows)
+    draw = np.random.default_rng(0)
+    samples = perfect(data)
+    for detections, _ in samples:
+        detections.boxes.add_(torch.from_numpy(draw.normal(0, 2, size=detections.boxes.shape)).float())
+    metric = CocoMetric(data.annotations)
+    figures = score(metric, samples)
+    expected = evaluate_coco(content, metric.rows, backend="pycocotools")
+    assert list(figures.values()) == list(expected[:12])
+    assert sorted(metric.report.per_class) == sorted(expected.per_class)
 
 
 def test_classes_that_the_reader_left_out_are_not_missed(tiny):

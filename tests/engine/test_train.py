@@ -168,7 +168,7 @@ def test_auto_without_a_checkpoint_starts(det_config, tmp_path, trained):
 
 def test_a_run_killed_in_its_last_validation_is_completed(det_config, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(metrics.CocoMetric, "score_rows", lambda self, rows: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(metrics.CocoMetric, "score", lambda self, found: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             run(det_config, tmp_path)
     assert not (tmp_path / "best.pth").exists()
@@ -234,13 +234,13 @@ def test_a_validation_without_a_terminal_says_where_it_is(det_config, tmp_path, 
     monkeypatch.setattr(progress, "LINE_EVERY", 0.0)
     run(det_config, tmp_path)
     (log,) = tmp_path.glob("*/*.log")
-    for number in (1, 2):  # five images, two at a time
-        assert f"validating: {number} of 3 batches, 0:00:0" in log.read_text()
+    for number in (1, 2):  # five images of several sizes
+        assert f"validating: {number} of 5 batches, 0:00:0" in log.read_text()
 
 
 def test_early_stopping(det_config, tmp_path, monkeypatch):
     scores = iter([0.2, 0.25, 0.25, 0.24, 0.9])  # the 2nd is the best, the next two are not better
-    monkeypatch.setattr(metrics.CocoMetric, "score_rows", lambda self, rows: {"coco/AP": next(scores)})
+    monkeypatch.setattr(metrics.CocoMetric, "score", lambda self, found: {"coco/AP": next(scores)})
     options = ("schedule.length=20", "schedule.validate_every=1", "run.early_stopping=2")
     assert run(det_config, tmp_path, *options) == {"coco/AP": 0.24}
     assert read_checkpoint(tmp_path / "last.pth")["meta"]["step"] == 4

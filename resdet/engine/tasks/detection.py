@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmengine.model import BaseDataPreprocessor, BaseModel
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from resdet.cpu.folding import fold_batchnorm
@@ -25,7 +25,7 @@ from resdet.engine.tasks.base import Task, with_trained_backbone
 from resdet.errors import InputError
 from resdet.inference.predictor import Predictor
 from resdet.inference.settings import TestSettings
-from resdet.structures import Detections, Target
+from resdet.structures import Target
 
 if TYPE_CHECKING:
     from resdet.engine.config import ExperimentConfig
@@ -34,9 +34,9 @@ DETECTORS = (faster_rcnn_c4, faster_rcnn_fpn, faster_rcnn_vgg16)
 
 
 class DetectionAdapter(BaseModel):
-    """A detector in training: losses, or detections beside the targets they answer."""
+    """A detector in training and in its validations, or a predictor: losses, or detections beside their targets."""
 
-    def __init__(self, net: nn.Module) -> None:
+    def __init__(self, net: FasterRCNN | Predictor) -> None:
         super().__init__(data_preprocessor=BaseDataPreprocessor(non_blocking=True))
         self.net = net
 
@@ -44,8 +44,8 @@ class DetectionAdapter(BaseModel):
         """``mode="loss"``: the dict of losses; ``mode="predict"``: one (Detections, Target) an image."""
         if mode == "loss":
             return self.net.loss(images, targets)
-        answers: list[Detections] = self.net.predict(images)
-        return list(zip(answers, targets, strict=True))
+        predictor = self.net if isinstance(self.net, Predictor) else Predictor([self.net])
+        return list(zip(predictor.predict(images), targets, strict=True))
 
 
 class Detection(Task):
@@ -87,7 +87,7 @@ class Detection(Task):
         """COCO's or VOC's protocol."""
         return build_detection_metric(config.metric, data.annotations)
 
-    def adapter(self, net: nn.Module) -> DetectionAdapter:
+    def adapter(self, net: FasterRCNN) -> DetectionAdapter:
         """Losses and detections."""
         return DetectionAdapter(net)
 
