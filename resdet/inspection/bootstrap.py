@@ -1,0 +1,108 @@
+"""How sure a difference between two detectors is: images drawn anew with replacement, both scored on each draw.
+
+Both detectors see the same draws, so what a hard image costs both of them does not widen the interval. It is the
+percentile interval of Efron and Tibshirani (1993), chapter 13: what another sample of images would change, not another
+training.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from resdet.inspection.outcomes import Outcomes, average_precision, class_precision
+
+LEVEL = 0.95
+
+
+class Difference(NamedTuple):
+    """The second minus the first, and the interval that 95% of the draws lie in; None where it is undefined."""
+
+    first: float | None
+    second: float | None
+    difference: float | None
+    low: float | None
+    high: float | None
+
+    @property
+    def sure(self) -> int:
+        """1: won, -1: lost, 0: the interval holds 0."""
+        if self.low is None or self.high is None:
+            return 0
+        return int(self.low > 0) - int(self.high < 0)
+
+
+class Comparison(NamedTuple):
+    """Of two detectors on the same images."""
+
+    AP: Difference
+    AP50: Difference
+    class_AP: list[Difference]
+    """(K,)"""
+
+
+def draw_images(count: int, *, resamples: int, seed: int) -> np.ndarray:
+    """(N, B) int32: how many times each image is in each draw of N images."""
+    chances = np.full(count, 1 / count)
+    draws = np.random.default_rng(seed).multinomial(count, chances, size=resamples)
+    return np.ascontiguousarray(draws.T.astype(np.int32))
+
+
+def resampled(outcomes: Outcomes, draws: np.ndarray) -> np.ndarray:
+    """AP and AP50 of each class in each draw.
+
+    Args:
+        outcomes: of N images and K classes.
+        draws: (N, B).
+
+    Returns:
+        (2, K, B); NaN where a draw has no object of a class.
+    """
+    objects, figures = outcomes.objects, []
+    for label in range(len(outcomes.totals)):
+        mine = outcomes.rows(label)
+        totals = draws[objects.images[(objects.labels == label) & ~objects.crowd]].sum(0)
+        images = outcomes.found.images[mine]
+        areas = average_precision(outcomes.right[mine], outcomes.counted[mine], images, draws=draws, totals=totals)
+        figures.append([areas.mean(0), areas[0]])
+    return np.stack(figures, axis=1)
+
+
+def compare(first: Outcomes, second: Outcomes, *, images: int, resamples: int, seed: int) -> Comparison:
+    """Differences with their intervals.
+
+    Args:
+        first: of one detector.
+        second: of another one on the same images.
+        images: N.
+        resamples: draws B.
+        seed: of the draws.
+    """
+    draws = draw_images(images, resamples=resamples, seed=seed)
+    drawn = [resampled(outcomes, draws) for outcomes in (first, second)]  # (2, K, B) each
+    plain = [_both(class_precision(outcomes)) for outcomes in (first, second)]  # (2, K, 1)
+    means = [[_mean_classes(each[number]) for each in (*plain, *drawn)] for number in (0, 1)]
+    classes = zip(plain[0][0], plain[1][0], drawn[0][0], drawn[1][0], strict=True)
+    return Comparison(_difference(*means[0]), _difference(*means[1]), [_difference(*values) for values in classes])
+
+
+def _both(precision: np.ndarray) -> np.ndarray:
+    return np.stack([precision.mean(1), precision[:, 0]])[..., None]
+
+
+def _mean_classes(areas: np.ndarray) -> np.ndarray:
+    """(B,) of (K, B): over the classes that a draw has objects of."""
+    known = ~np.isnan(areas)
+    sums, counts = np.where(known, areas, 0).sum(0), known.sum(0)
+    return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
+
+
+def _difference(a: np.ndarray, b: np.ndarray, drawn_a: np.ndarray, drawn_b: np.ndarray) -> Difference:
+    first, second = (None if np.isnan(value[0]) else float(value[0]) for value in (a, b))
+    gaps = drawn_b - drawn_a
+    gaps = gaps[~np.isnan(gaps)]
+    if first is None or second is None or not len(gaps):
+        return Difference(first, second, None, None, None)
+    low, high = np.quantile(gaps, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Difference(first, second, second - first, float(low), float(high))
