@@ -26,7 +26,7 @@ CORE = (
     "engine",
     "api",
 )
-WINGS = ("convert", "analysis", "benchmarks", "studies", "cli")
+WINGS = ("convert", "analysis", "inspection", "benchmarks", "studies", "cli")
 ORDER = {name: place for place, name in enumerate((*FOUNDATION, *CORE, *WINGS))}
 """A room imports from itself and from the rooms before it."""
 TOTAL_LINES = 23_770
