@@ -14,6 +14,8 @@ import numpy as np
 from resdet.inspection.outcomes import Outcomes, average_precision, class_precision
 
 LEVEL = 0.95
+LEAST_IMAGES = 10
+"""With a class's objects in fewer, draws hardly differ, and an interval that leaves out 0 tells nothing."""
 
 
 class Difference(NamedTuple):
@@ -25,13 +27,6 @@ class Difference(NamedTuple):
     low: float | None
     high: float | None
 
-    @property
-    def sure(self) -> int:
-        """1: won, -1: lost, 0: the interval holds 0."""
-        if self.low is None or self.high is None:
-            return 0
-        return int(self.low > 0) - int(self.high < 0)
-
 
 class Comparison(NamedTuple):
     """Of two detectors on the same images."""
@@ -40,6 +35,15 @@ class Comparison(NamedTuple):
     AP50: Difference
     class_AP: list[Difference]
     """(K,)"""
+    class_images: list[int]
+    """(K,) with objects of the class."""
+
+    def verdict(self, label: int) -> str:
+        """``won`` or ``lost`` where a class's interval leaves out 0, on :data:`LEAST_IMAGES` or more; else empty."""
+        low, high = self.class_AP[label][3:]
+        if low is None or high is None or self.class_images[label] < LEAST_IMAGES:
+            return ""
+        return "won" if low > 0 else "lost" if high < 0 else ""
 
 
 def draw_images(count: int, *, resamples: int, seed: int) -> np.ndarray:
@@ -84,7 +88,14 @@ def compare(first: Outcomes, second: Outcomes, *, images: int, resamples: int, s
     plain = [_both(class_precision(outcomes)) for outcomes in (first, second)]  # (2, K, 1)
     means = [[_mean_classes(each[number]) for each in (*plain, *drawn)] for number in (0, 1)]
     classes = zip(plain[0][0], plain[1][0], drawn[0][0], drawn[1][0], strict=True)
-    return Comparison(_difference(*means[0]), _difference(*means[1]), [_difference(*values) for values in classes])
+    objects, count = first.objects, len(first.totals)
+    there = np.unique(objects.images[~objects.crowd] * count + objects.labels[~objects.crowd]) % count
+    return Comparison(
+        AP=_difference(*means[0]),
+        AP50=_difference(*means[1]),
+        class_AP=[_difference(*values) for values in classes],
+        class_images=np.bincount(there, minlength=count).tolist(),
+    )
 
 
 def _both(precision: np.ndarray) -> np.ndarray:

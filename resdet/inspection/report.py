@@ -9,7 +9,7 @@ import numpy as np
 
 from resdet.evaluation.coco import AT_50, AT_75, CocoFigures, evaluate_coco
 from resdet.evaluation.coco_curves import RECALLS, CocoFound, coco_curves
-from resdet.inspection.bootstrap import LEVEL, compare
+from resdet.inspection.bootstrap import LEAST_IMAGES, LEVEL, compare
 from resdet.inspection.errors import KINDS, Errors, find_errors
 from resdet.inspection.inputs import InspectedData
 from resdet.inspection.outcomes import (
@@ -187,8 +187,13 @@ def _comparison(
     images = len(data.truth.image_ids)
     result = compare(a.outcomes, b.outcomes, images=images, resamples=resamples, seed=seed)
     rows = [
-        {"class": name, **gap._asdict(), "verdict": ("", "won", "lost")[gap.sure]}
-        for name, gap in zip(data.classes, result.class_AP, strict=True)
+        {
+            "class": name,
+            "images": result.class_images[label],
+            **result.class_AP[label]._asdict(),
+            "verdict": result.verdict(label),
+        }
+        for label, name in enumerate(data.classes)
     ]
     change = b.mistakes - a.mistakes
     order = [int(place) for place in np.argsort(-np.abs(change), kind="stable")[:worst] if change[place]]
@@ -196,6 +201,7 @@ def _comparison(
         "first": first,
         "second": second,
         "level": LEVEL,
+        "least_images": LEAST_IMAGES,
         "resamples": resamples,
         "seed": seed,
         "AP": result.AP,
