@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from resdet.inspection.outcomes import Outcomes, average_precision, class_precision
+from resdet.inspection.outcomes import Outcomes, average_precision
 
 LEVEL = 0.95
 LEAST_IMAGES = 10
@@ -85,7 +85,7 @@ def compare(first: Outcomes, second: Outcomes, *, images: int, resamples: int, s
     """
     draws = draw_images(images, resamples=resamples, seed=seed)
     drawn = [resampled(outcomes, draws) for outcomes in (first, second)]  # (2, K, B) each
-    plain = [_both(class_precision(outcomes)) for outcomes in (first, second)]  # (2, K, 1)
+    plain = [resampled(outcomes, np.ones((images, 1), dtype=np.int32)) for outcomes in (first, second)]
     means = [[_mean_classes(each[number]) for each in (*plain, *drawn)] for number in (0, 1)]
     classes = zip(plain[0][0], plain[1][0], drawn[0][0], drawn[1][0], strict=True)
     objects, count = first.objects, len(first.totals)
@@ -96,10 +96,6 @@ def compare(first: Outcomes, second: Outcomes, *, images: int, resamples: int, s
         class_AP=[_difference(*values) for values in classes],
         class_images=np.bincount(there, minlength=count).tolist(),
     )
-
-
-def _both(precision: np.ndarray) -> np.ndarray:
-    return np.stack([precision.mean(1), precision[:, 0]])[..., None]
 
 
 def _mean_classes(areas: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from resdet.evaluation.coco_curves import RECALLS, THRESHOLDS, CocoFound, CocoObjects, taken_objects
+from resdet.evaluation.coco_curves import RECALLS, CocoFound, CocoObjects, taken_objects
 
 BINS = 20
 """Of the histogram of scores."""
@@ -125,17 +125,6 @@ def _reached(recalls: np.ndarray) -> np.ndarray:
     place += recalls >= _EDGES[place + 1]
     place -= recalls < _EDGES[place]
     return place + 1
-
-
-def class_precision(outcomes: Outcomes) -> np.ndarray:
-    """(K, 10) COCO's AP of each class at each threshold; NaN without objects."""
-    rows = []
-    for label, total in enumerate(outcomes.totals):
-        mine = outcomes.rows(label)
-        nowhere = np.zeros(mine.stop - mine.start, dtype=np.int64)
-        area = average_precision(outcomes.right[mine], outcomes.counted[mine], nowhere, totals=total[None])
-        rows.append(area[:, 0])
-    return np.array(rows).reshape(-1, len(THRESHOLDS))
 
 
 def working_points(outcomes: Outcomes) -> list[WorkingPoint]:

@@ -67,7 +67,8 @@ def write_report(
     record, judged = build_record(opened, detectors, worst=worst, resamples=bootstrap[0], seed=bootstrap[1])
     config = data if Path(data).suffix == ".py" else None
     files = {name: str(source) for name, source in zip(detectors, sources, strict=True)}
-    record = plain({**record, "results": files, **provenance(config, None, seed=bootstrap[1])})
+    record = {**record, "results": files, **provenance(config, None, seed=bootstrap[1])}
+    record = {key: plain(value) for key, value in record.items()}
     if json_file is not None:
         write_json(json_file, record)
     html = render(record, _pictures(record, opened, judged))

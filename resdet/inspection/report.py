@@ -16,7 +16,6 @@ from resdet.inspection.outcomes import (
     Outcomes,
     WorkingPoint,
     calibration,
-    class_precision,
     confusion,
     judge,
     kept,
@@ -27,6 +26,7 @@ from resdet.inspection.slices import sliced
 
 SHOWN_CLASSES = 30
 """In the confusion matrix of the page: those with the most errors."""
+FIGURES = CocoFigures._fields[:12]
 BACKGROUND, MISSED = "(background)", "(missed)"
 
 
@@ -90,9 +90,11 @@ def _detector(data: InspectedData, found: CocoFound, *, worst: int) -> tuple[Jud
     order = np.argsort(-judged.mistakes, kind="stable")[:worst]
     return judged, {
         "detections": len(found.scores),
-        "figures": {name: None if figures[i] < 0 else figures[i] for i, name in enumerate(CocoFigures._fields[:12])},
+        "figures": {
+            name: None if (value := getattr(figures, name)) < 0 else value for name in CocoFigures._fields[:12]
+        },
         "curves": {"recall": RECALLS, **curves},
-        "classes": _class_rows(data, outcomes, points, errors, precision[AT_50, :, :, 0]),
+        "classes": _class_rows(data, outcomes, points, errors, precision[..., 0]),
         "errors": {"AP50": errors.AP50, "costs": errors.costs, "counts": errors.counts},
         "slices": sliced(data.truth.objects, found, num_classes=count),
         "histogram": score_histogram(outcomes),
@@ -114,23 +116,22 @@ def _judged(outcomes: Outcomes, keep: np.ndarray, errors: Errors, *, images: int
 
 
 def _class_rows(
-    data: InspectedData, outcomes: Outcomes, points: Sequence[WorkingPoint], errors: Errors, curves: np.ndarray
+    data: InspectedData, outcomes: Outcomes, points: Sequence[WorkingPoint], errors: Errors, precision: np.ndarray
 ) -> list[dict[str, Any]]:
-    precision, rows = class_precision(outcomes), []
+    rows = []
     for label, (name, point) in enumerate(zip(data.classes, points, strict=True)):
-        there = outcomes.totals[label] > 0
-        costs = errors.class_costs[label]
+        there, costs, curves = outcomes.totals[label] > 0, errors.class_costs[label], precision[:, :, label]
         rows.append(
             {
                 "class": name,
                 "objects": int(outcomes.totals[label]),
-                "AP": precision[label].mean() if there else None,
-                "AP50": precision[label, AT_50] if there else None,
-                "AP75": precision[label, AT_75] if there else None,
+                "AP": curves.mean() if there else None,
+                "AP50": curves[AT_50].mean() if there else None,
+                "AP75": curves[AT_75].mean() if there else None,
                 **point._asdict(),
                 "errors": dict(zip(KINDS, costs, strict=True)) if there else None,
                 "costliest_error": KINDS[int(costs.argmax())] if there and costs.max() > 0 else None,
-                "curve": curves[:, label] if there else None,
+                "curve": curves[AT_50] if there else None,
             }
         )
     return rows

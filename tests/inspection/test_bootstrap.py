@@ -59,6 +59,16 @@ def test_a_draw_scores_as_the_images_it_holds():
         np.testing.assert_allclose(figures[1, :, number], [row.AP50 for row in expected], atol=1e-12)
 
 
+def test_each_image_once_is_COCOs_figure():
+    content, table = evaluation_case(40, 30, 4)
+    truth = read_truth(content)
+    found = read_found(table, truth)
+    expected = evaluate_coco(truth, found).per_class
+    figures = resampled(judge(truth.objects, found, num_classes=4), np.ones((40, 1), dtype=np.int32))
+    np.testing.assert_allclose(figures[0, :, 0], [row.AP for row in expected], rtol=0, atol=1e-12)
+    np.testing.assert_allclose(figures[1, :, 0], [row.AP50 for row in expected], rtol=0, atol=1e-12)
+
+
 def test_more_draws_than_are_worked_on_at_once():
     outcomes, draws = outcomes_of([0, 2, 3], images=5), draw_images(5, resamples=300, seed=0)
     parts = [resampled(outcomes, draws[:, some]) for some in (slice(0, 7), slice(7, 300))]

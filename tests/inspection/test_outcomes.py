@@ -3,14 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from resdet.benchmarks.evaluation import evaluation_case
-from resdet.evaluation.coco import evaluate_coco
 from resdet.evaluation.coco_curves import RECALLS, CocoFound, CocoObjects
-from resdet.evaluation.coco_rows import read_found, read_truth
 from resdet.inspection import outcomes as module
 from resdet.inspection.outcomes import (
     calibration,
-    class_precision,
     confusion,
     judge,
     kept,
@@ -39,22 +35,6 @@ def test_the_outcome_of_each_detection():
     assert outcomes.wrong.tolist() == [False, True, False]
     assert outcomes.totals.tolist() == [2, 0]
     assert outcomes.starts.tolist() == [0, 2, 3]
-
-
-def test_precision_is_COCOs():
-    content, table = evaluation_case(40, 30, 4)
-    truth = read_truth(content)
-    found = read_found(table, truth)
-    figures = evaluate_coco(truth, found)
-    precision = class_precision(judge(truth.objects, found, num_classes=4))
-    np.testing.assert_allclose(precision.mean(1), [row.AP for row in figures.per_class], rtol=0, atol=1e-12)
-    np.testing.assert_allclose(precision[:, 0], [row.AP50 for row in figures.per_class], rtol=0, atol=1e-12)
-
-
-def test_precision_without_objects_is_undefined():
-    precision = class_precision(outcomes_of([(0, 0)], [(1, 0, 0.5)], classes=2))
-    assert precision[0].tolist() == [0] * 10
-    assert np.isnan(precision[1]).all()
 
 
 def test_reached_is_a_search():
