@@ -7,6 +7,7 @@ from resdet.benchmarks.evaluation import evaluation_case
 from resdet.evaluation.coco import evaluate_coco
 from resdet.evaluation.coco_curves import CocoFound, CocoObjects
 from resdet.evaluation.coco_rows import CocoTruth, read_found, read_truth
+from resdet.inspection import bootstrap as module
 from resdet.inspection.bootstrap import Comparison, Difference, compare, draw_images, resampled
 from resdet.inspection.outcomes import judge
 
@@ -88,6 +89,11 @@ def test_a_detector_against_itself():
     assert compare(outcomes, outcomes, images=4, resamples=50, seed=0).AP[2:] == (0, 0, 0)
 
 
+def test_the_interval_holds_the_middle_of_the_draws():
+    drawn, zero = np.arange(1001) / 1000, np.zeros(1001)
+    assert module._difference(zero[:1], zero[:1] + 0.5, zero, drawn) == pytest.approx((0, 0.5, 0.5, 0.025, 0.975))
+
+
 def test_verdicts():
     gap, none = Difference(0.1, 0.3, 0.2, 0.1, 0.3), Difference(None, None, None, None, None)
     lost, open_end = Difference(0.3, 0.1, -0.2, -0.3, -0.1), Difference(0.1, 0.3, 0.2, -0.1, 0.3)
@@ -99,4 +105,5 @@ def test_a_class_without_objects():
     outcomes = judge(*outcomes_of([0])[:2], num_classes=2)
     result = compare(outcomes, outcomes, images=2, resamples=10, seed=0)
     assert result.class_AP[1] == (None,) * 5
+    assert result.AP[0] == result.class_AP[0][0] == pytest.approx(51 / 101)
     assert result.class_images == [2, 0]

@@ -57,6 +57,12 @@ def test_a_poor_box_of_a_found_object_is_left_out():
     assert_errors(errors, AP50=0.5, counts={"localization": 1}, localization=0.5, false_positives=0.5)
 
 
+def test_a_poor_box_aims_at_the_nearest_object():
+    # IoU 1/3 with the object at 0, 1/4 with that at 11.
+    assert errors_of([(0, 0), (0, 11)], [(0, 5, 0.9)], classes=1).missed.tolist() == [False, True]
+    assert errors_of([(0, 11), (0, 0)], [(0, 5, 0.9)], classes=1).missed.tolist() == [True, False]
+
+
 def test_both():
     # Class 1: wrong, right: 1/2. Class 0: missed.
     errors = errors_of([(0, 0), (1, 100)], [(1, 5, 0.9), (1, 100, 0.8)])
@@ -109,6 +115,8 @@ def test_crowds_and_nothing():
     errors = errors_of([(0, 0), (0, 100)], [(0, 0, 0.9), (0, 0, 0.8), (0, 100, 0.7)], classes=1, crowd=[0])
     assert_errors(errors, AP50=1, counts={})
     assert errors.kinds.tolist() == [-1, -1, -1]
+    errors = errors_of([(1, 0), (0, 100)], [(0, 0, 0.9)], crowd=[0])  # of another class's crowd nothing is expected
+    assert errors.counts["background"] == 1
     errors = errors_of([(0, 0)], [], classes=1)
     assert_errors(errors, AP50=0, counts={"missed": 1})
 

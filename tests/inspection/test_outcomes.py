@@ -37,6 +37,12 @@ def test_the_outcome_of_each_detection():
     assert outcomes.starts.tolist() == [0, 2, 3]
 
 
+def test_only_the_best_hundred_are_there():
+    outcomes = outcomes_of([(0, 0)], [(0, 0, score / 200) for score in range(1, 102)])
+    assert len(outcomes.taken) == 100
+    assert outcomes.found.scores.min() == 2 / 200
+
+
 def test_reached_is_a_search():
     fractions = np.concatenate([RECALLS, [p / q for q in range(1, 120) for p in range(q + 1)]])
     np.testing.assert_array_equal(module._reached(fractions), np.searchsorted(RECALLS, fractions, side="right"))
@@ -80,13 +86,13 @@ def test_confusion_without_detections():
 
 
 def test_histogram_and_calibration():
-    # Bin 0.9 to 1: scores 1.0 and 0.92, one right: |0.96 - 0.5|. Bin 0.1 to 0.2: 0.1, wrong. ECE = (0.92 + 0.1) / 3.
-    outcomes = outcomes_of([(0, 0)], [(0, 0, 1.0), (0, 500, 0.92), (0, 600, 0.1)])
+    # Bin 0.9 to 1: scores 1.0 and 0.92, one right: 1.92 - 1 too much. Bin 0.1 to 0.2: 0.1, right: 0.9 too little.
+    outcomes = outcomes_of([(0, 0), (0, 50)], [(0, 0, 1.0), (0, 500, 0.92), (0, 50, 0.1)])
     histogram = score_histogram(outcomes)
-    assert np.flatnonzero(histogram["right"]).tolist() == [19]
-    assert np.flatnonzero(histogram["wrong"]).tolist() == [2, 18]
+    assert np.flatnonzero(histogram["right"]).tolist() == [2, 19]
+    assert np.flatnonzero(histogram["wrong"]).tolist() == [18]
     table = calibration(outcomes)
     assert table["bins"][9] == pytest.approx({"from": 0.9, "to": 1.0, "detections": 2, "score": 0.96, "precision": 0.5})
     assert [row["detections"] for row in table["bins"]] == [0, 1, 0, 0, 0, 0, 0, 0, 0, 2]
-    assert table["ece"] == pytest.approx(1.02 / 3)
+    assert table["ece"] == pytest.approx((0.92 + 0.9) / 3)
     assert calibration(outcomes_of([(0, 0)], []))["ece"] is None

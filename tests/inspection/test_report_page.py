@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 from html.parser import HTMLParser
+from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 from resdet import cli
 from resdet.errors import InputError
 from resdet.evaluation.coco import evaluate_coco
+from resdet.inspection import page as module
 from resdet.inspection.inputs import open_data, open_detections
 from resdet.inspection.page import write_report
 
@@ -122,6 +129,37 @@ def test_what_a_user_names_is_escaped(tiny, made_results, tmp_path):
     assert "<script>blue" not in html
     assert "&lt;script&gt;blue" in html
     assert "Without a folder of images" in html
+
+
+def test_a_class_without_objects(tiny, made_results, tmp_path, compared):
+    content = json.loads(tiny.val.read_text())
+    content["categories"].append({"id": 77, "name": "none"})
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    record = write_report(tmp_path / "val.json", made_results[:1], out=tmp_path / "r.html")
+    part = record["detectors"][0]
+    assert part["classes"][-1] == {"class": "none", "objects": 0} | dict.fromkeys(list(part["classes"][-1])[2:])
+    for name in ("figures", "curves", "errors"):
+        assert part[name] == compared[0]["detectors"][0][name]
+
+
+def test_images_in_another_order(tiny, write_config, tmp_path):
+    content = json.loads(tiny.val.read_text())
+    content["images"].reverse()
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    changed = write_config((str(tiny.val), str(tmp_path / "val.json")))
+    for data in (open_data(tmp_path / "val.json", images=tiny.images), open_data(changed)):
+        names = {row["id"]: row["file_name"] for row in content["images"]}
+        assert [Path(file).name for file in data.files] == [names[key] for key in data.truth.image_ids]
+
+
+def test_a_picture():
+    image = torch.full((3, 600, 600), 255, dtype=torch.uint8)
+    box = np.array([[100.0, 300, 200, 150]])
+    uri = module._drawn(image, box, np.array([0]), np.array([0.5]), ["dog"])
+    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))))
+    dark = np.argwhere(pixels.min(2) < 128)  # rows and columns of the frame, and of the label above it
+    assert dark.max(0) == pytest.approx([450, 300], abs=6)
+    assert dark.min(0)[1] == pytest.approx(100, abs=6)
 
 
 def test_no_detections(tiny, tmp_path):

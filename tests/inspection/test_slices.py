@@ -30,6 +30,7 @@ def test_size_is_COCOs():
     found = read_found(table, truth)
     figures, rows = evaluate_coco(truth, found), sliced(truth.objects, found, num_classes=4)
     assert [row.part for row in rows] == [part for names in PARTS.values() for part in names]
+    assert sum(row.objects for row in rows[:3]) == (~truth.objects.crowd).sum() < len(truth.objects.crowd)
     assert [row.AP for row in rows[:3]] == [figures.APs, figures.APm, figures.APl]
     assert [row.recall for row in rows[:3]] == [figures.ARs, figures.ARm, figures.ARl]
 
