@@ -37,18 +37,20 @@ def report(arguments: Sequence[str] | None = None) -> None:
             parser.error(f"--{name} {getattr(args, name)}: at least {least}")
 
     def main() -> None:
+        from resdet.evaluation.report import write_json
         from resdet.inspection.page import write_report
 
-        write_report(
+        record = write_report(
             args.data,
             args.results,
             out=args.out,
-            json_file=args.json,
             images=args.images,
             worst=args.worst,
             bootstrap=(args.resamples, args.seed),
             options=args.cfg_options,
         )
+        if args.json:
+            write_json(args.json, record)
         print("\n".join(path for path in (args.out, args.json) if path))
 
     run(main)

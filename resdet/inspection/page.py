@@ -17,7 +17,7 @@ from PIL import Image
 from resdet.api.drawing import draw_detections
 from resdet.datasets.images import read_image
 from resdet.errors import InputError
-from resdet.evaluation.report import COCO_MEANINGS, plain, provenance, write_json
+from resdet.evaluation.report import COCO_MEANINGS, plain, provenance
 from resdet.files import replacing
 from resdet.inspection.inputs import InspectedData, open_data, open_detections
 from resdet.inspection.report import Judged, build_record
@@ -33,7 +33,6 @@ def write_report(
     results: Sequence[str | Path] = (),
     *,
     out: str | Path,
-    json_file: str | Path | None = None,
     images: str | Path | None = None,
     worst: int = 12,
     bootstrap: tuple[int, int] = (1000, 0),
@@ -45,14 +44,13 @@ def write_report(
         data: a config, a COCO annotation file, or the work dir of a run, whose net is then the first detector.
         results: COCO results files or work dirs of runs; with a run as ``data`` none or one, else one or two.
         out: HTML file.
-        json_file: for all numbers.
         images: folder of the images of an annotation file; None: the page shows none.
         worst: images in each list.
         bootstrap: number of resamples, and their seed.
         options: overrides of the configs.
 
     Returns:
-        The record, as the JSON has it.
+        All numbers, as plain values.
 
     Raises:
         InputError: data or results are not sound, or there are too few or too many.
@@ -69,8 +67,6 @@ def write_report(
     files = {name: str(source) for name, source in zip(detectors, sources, strict=True)}
     record = {**record, "results": files, **provenance(config, None, seed=bootstrap[1])}
     record = {key: plain(value) for key, value in record.items()}
-    if json_file is not None:
-        write_json(json_file, record)
     html = render(record, _pictures(record, opened, judged))
     try:
         with replacing(out) as file:
