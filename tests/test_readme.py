@@ -68,6 +68,7 @@ def test_commands_use_flags_that_the_tools_have(line, capsys):
         "tools/eval.py": lambda: cli.evaluate(["-h"]),
         "tools/infer.py": lambda: cli.infer(["-h"]),
         "tools/benchmark.py": lambda: cli.benchmark(["-h"]),
+        "tools/report.py": lambda: cli.report(["-h"]),
         "tools/ladder.py": lambda: cli.ladder(["-h"]),
         "tools/convert.py": lambda: cli.convert(["-h"]),
         "tools/show_steps.py": lambda: cli.show_steps(["-h"]),

@@ -11,7 +11,7 @@ from resdet.api.detector import Detector
 from resdet.api.drawing import draw_detections
 from resdet.api.pictures import to_tensor
 from resdet.errors import InputError
-from resdet.evaluation.coco_rows import coco_results
+from resdet.evaluation.coco_results import coco_results
 from resdet.evaluation.report import write_json
 
 SURE = 0.5

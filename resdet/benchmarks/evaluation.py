@@ -68,7 +68,7 @@ def evaluation_case(images: int, detections: int, classes: int) -> tuple[dict, n
     labels, crowd = rng.integers(0, classes, len(image)), rng.random(len(image)) < CROWDS
     rows = zip(image.tolist(), labels.tolist(), boxes.tolist(), crowd.tolist(), strict=True)
     content = {
-        "images": [{"id": i} for i in range(images)],
+        "images": [{"id": i, "file_name": f"{i}.jpg"} for i in range(images)],
         "categories": [{"id": k, "name": str(k)} for k in range(classes)],
         "annotations": [{"image_id": i, "category_id": k, "bbox": box, "iscrowd": c} for i, k, box, c in rows],
     }

@@ -16,7 +16,8 @@ from resdet.engine.distributed import gather
 from resdet.evaluation.classification import TopK
 from resdet.evaluation.coco import SIZE_BOUNDS, CocoFigures, evaluate_coco
 from resdet.evaluation.coco_curves import CocoFound
-from resdet.evaluation.coco_rows import found_rows, places, read_found, to_xywh, truth_of
+from resdet.evaluation.coco_results import found_rows, to_xywh
+from resdet.evaluation.coco_rows import places, read_found, truth_of
 from resdet.evaluation.localization import LocalizationErrors
 from resdet.evaluation.voc import VocDetections, VocTruth, evaluate_voc
 

@@ -53,7 +53,12 @@ class CocoFound(NamedTuple):
 
 
 def coco_curves(
-    objects: CocoObjects, found: CocoFound, *, num_classes: int, bounds: tuple[float, float]
+    objects: CocoObjects,
+    found: CocoFound,
+    *,
+    num_classes: int,
+    bounds: tuple[float, float],
+    measures: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Precision over recall, and the recall reached.
 
@@ -62,21 +67,20 @@ def coco_curves(
         found: detections; all count, but only the best 100 of an image and class are looked at.
         num_classes: K.
         bounds: areas in pixels that divide small, medium and large.
+        measures: (D,) what is held against the bounds in place of the detections' areas; that of the objects is then
+            in their ``areas``.
 
     Returns:
         precision: (10 thresholds, 101 recalls, K, 4 sizes: all, small, medium, large), -1 where nothing is to be found.
         recall: (10 thresholds, K, 4 sizes, 3 numbers of detections), -1 in the same places.
     """
     low, high = np.array([(0, MAX_AREA), (0, bounds[0]), bounds, (bounds[1], MAX_AREA)]).T
-    group = found.images * num_classes + found.labels
-    order = np.lexsort((-found.scores, group))  # stable, as pycocotools' merge sort
-    group = group[order]
-    rank = np.arange(len(group)) - np.searchsorted(group, group)
-    order, rank = order[rank < DETECTIONS[-1]], rank[rank < DETECTIONS[-1]]
-    found = CocoFound(*(field[order] for field in found))  # by image, then class, then falling score
+    order, rank = _best(found, num_classes)
+    found_areas = (found.boxes[:, 2:].prod(1) if measures is None else measures)[order, None]
+    found = CocoFound(*(field[order] for field in found))
     order = np.argsort(objects.images * num_classes + objects.labels, kind="stable")
     objects = CocoObjects(*(field[order] for field in objects))
-    areas, found_areas = objects.areas[:, None], found.boxes[:, 2:].prod(1)[:, None]
+    areas = objects.areas[:, None]
     ignore = objects.crowd[:, None] | (areas < low) | (areas > high)  # (B, 4)
     inside = (found_areas >= low) & (found_areas <= high)  # (D, 4); an unmatched detection of other size is not wrong
     matches = _match(objects, found, ignore, num_classes)
@@ -106,6 +110,37 @@ def coco_curves(
     return precision, recall
 
 
+def taken_objects(objects: CocoObjects, found: CocoFound, *, num_classes: int) -> np.ndarray:
+    """The object, of any size, that each detection takes at each threshold; a crowd may be taken many times.
+
+    Args:
+        objects: ground truth.
+        found: detections.
+        num_classes: K.
+
+    Returns:
+        (D, 10) int64 rows of ``objects``; -1: takes none; -2: not among the best 100 of its image and class.
+    """
+    order, _ = _best(found, num_classes)
+    places = np.argsort(objects.images * num_classes + objects.labels, kind="stable")
+    objects = CocoObjects(*(field[places] for field in objects))
+    best = CocoFound(*(field[order] for field in found))
+    matches = _match(objects, best, objects.crowd[:, None], num_classes)
+    taken = np.full((len(found.scores), len(THRESHOLDS)), -2)
+    taken[order] = -1
+    taken[order[matches.rows]] = np.append(places, -1)[matches.objects]  # -1 is the last
+    return taken
+
+
+def _best(found: CocoFound, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """The rows that are looked at, by image, then class, then falling score; and their ranks in image and class."""
+    group = found.images * num_classes + found.labels
+    order = np.lexsort((-found.scores, group))  # stable, as pycocotools' merge sort
+    group = group[order]
+    rank = np.arange(len(group)) - np.searchsorted(group, group)
+    return order[rank < DETECTIONS[-1]], rank[rank < DETECTIONS[-1]]
+
+
 def _envelope(precise: np.ndarray, needed: np.ndarray) -> np.ndarray:
     """Best precision at each recall or above; 0 where it is not reached.
 
@@ -127,6 +162,8 @@ class _Matches(NamedTuple):
     """(C, 4, 10) bool: with any object."""
     right: np.ndarray
     """(C, 4, 10) bool: with one that is not ignored."""
+    objects: np.ndarray
+    """(C, 10) int64: which, at the first of the sizes; -1: none."""
 
 
 def _match(objects: CocoObjects, found: CocoFound, ignore: np.ndarray, num_classes: int) -> _Matches:
@@ -135,7 +172,7 @@ def _match(objects: CocoObjects, found: CocoFound, ignore: np.ndarray, num_class
     Of equal overlaps the last object wins. A crowd is never taken. Each size and threshold is a matching of its own;
     all 40 go in parallel.
     """
-    pairs = [np.concatenate(column) for column in zip(*_overlaps(objects, found, num_classes), strict=True)]
+    pairs = [np.concatenate(column) for column in zip(*overlaps(objects, found, num_classes=num_classes), strict=True)]
     row, thing, overlap = pairs
     rows, number = np.unique(row, return_inverse=True)
     group = found.images[rows] * num_classes + found.labels[rows]
@@ -145,6 +182,7 @@ def _match(objects: CocoObjects, found: CocoFound, ignore: np.ndarray, num_class
     starts = np.searchsorted(turn[number], np.arange(turn.max(initial=-1) + 2))
     matched = np.zeros((len(rows), ignore.shape[1], len(THRESHOLDS)), dtype=bool)
     right = np.zeros_like(matched)
+    which = np.full((len(rows), len(THRESHOLDS)), -1)
     taken = np.zeros((len(ignore), *matched.shape[1:]), dtype=bool)
     for start, end in itertools.pairwise(starts):
         mine, things = number[start:end], thing[start:end]
@@ -157,13 +195,17 @@ def _match(objects: CocoObjects, found: CocoFound, ignore: np.ndarray, num_class
         won = free & (merit == np.repeat(best, np.diff(first, append=end - start), axis=0))
         taken[things] |= won & ~objects.crowd[things, None, None]
         matched[mine[first]], right[mine[first]] = best > 0, best > end - start
-    return _Matches(rows, matched, right)
+        which[mine[first]] = np.add.reduceat(won[:, 0] * (things[:, None] + 1), first) - 1  # one is won at most
+    return _Matches(rows, matched, right, which)
 
 
-def _overlaps(objects: CocoObjects, found: CocoFound, num_classes: int) -> Iterator[tuple[np.ndarray, ...]]:
-    """Rows of detections and objects of one image and class, and their IoU where it reaches the lowest threshold.
+def overlaps(
+    objects: CocoObjects, found: CocoFound, *, num_classes: int, least: float = THRESHOLDS[0]
+) -> Iterator[tuple[np.ndarray, ...]]:
+    """Rows of detections and objects of one image and class, and their IoU where it is ``least`` or more.
 
-    With a crowd it is the share of the detection inside. Sums in pycocotools' order, so that not a bit differs.
+    With a crowd it is the share of the detection inside. Sums in pycocotools' order, so that not a bit differs. The
+    objects must be in the order of images, then classes.
     """
     keys = objects.images * num_classes + objects.labels
     wanted = found.images * num_classes + found.labels
@@ -179,5 +221,5 @@ def _overlaps(objects: CocoObjects, found: CocoFound, num_classes: int) -> Itera
         common, own = w * h, a[2] * a[3]
         union = np.where(objects.crowd[thing], own, own + b[2] * b[3] - common)
         overlap = np.where((w > 0) & (h > 0), common, 0) / np.where(union > 0, union, 1)
-        near = np.flatnonzero(overlap >= THRESHOLDS[0])
+        near = np.flatnonzero(overlap >= least)
         yield row[near], thing[near], overlap[near]

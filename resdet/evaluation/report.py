@@ -58,7 +58,7 @@ def write_json(path: str | Path, record: Mapping | Sequence) -> None:
         InputError: when the file cannot be written (full disk, no permission).
     """
     path = Path(path)
-    text = json.dumps(_plain(record), indent=2, allow_nan=False) + "\n"
+    text = json.dumps(plain(record), indent=2, allow_nan=False) + "\n"
     try:
         with replacing(path) as file:
             file.write(text.encode())
@@ -126,8 +126,8 @@ def _cell(value: str | float | int | None) -> str:
     return "-" if value is None else str(value)
 
 
-def _plain(value: object) -> object:
-    """The same with only what JSON knows."""
+def plain(value: object) -> object:
+    """The same with only what JSON knows; numbers that are not finite become None."""
     if isinstance(value, torch.Tensor | np.ndarray | np.generic):
         value = value.tolist()
     if isinstance(value, float):
@@ -137,8 +137,8 @@ def _plain(value: object) -> object:
     if hasattr(value, "_asdict"):
         value = value._asdict()
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+        return {str(key): plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _read(path: str | Path) -> bytes:

@@ -85,8 +85,10 @@ class Look:
         if len(found) == 1:
             return [boxes for boxes, _ in found[0]]
         rpn = own.net.rpn
-        limits = {"nms_iou": rpn.nms_iou, "count": rpn.test_cut.after}
-        return [merge_proposals(of_image, **limits) for of_image in zip(*found, strict=True)]
+        return [
+            merge_proposals(of_image, nms_iou=rpn.nms_iou, count=rpn.test_cut.after)
+            for of_image in zip(*found, strict=True)
+        ]
 
 
 def looks(nets: Sequence[FasterRCNN], settings: TestSettings, views: Views) -> list[Look]:

@@ -7,6 +7,7 @@ The walk: a *view* of each net at each size → proposals of all → the head on
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -78,7 +79,7 @@ class Predictor(nn.Module):
         return one_size_at_a_time(images, lambda alike: self._predict(Views(alike, wait=self.clock.wait)))
 
     def _predict(self, views: Views) -> list[Detections]:
-        seen = looks(list(self.nets), self.settings, views)
+        seen = looks(cast("list[FasterRCNN]", list(self.nets)), self.settings, views)
         common = seen[0].frame
         scored = [look.in_frame(common, self.score(look)) for look in seen]
         if self.settings.merge == "nms":

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from resdet.evaluation import coco_curves as module
-from resdet.evaluation.coco_curves import CocoFound, CocoObjects, coco_curves
+from resdet.evaluation.coco_curves import CocoFound, CocoObjects, coco_curves, taken_objects
 from resdet.evaluation.coco_reference import pycocotools_curves
 from resdet.evaluation.coco_rows import CocoTruth
 
@@ -123,3 +123,31 @@ def test_nothing_found_and_nothing_to_find():
     for objects in (objects_of([0, 0, 10, 10]), objects_of([0, 0, 10, 10], crowd=[0]), objects_of()):
         for found in (found_of(), found_of([0, 0, 10, 10, 0.5])):
             assert_same(objects, found, 2)
+
+
+def test_taken_objects():
+    # Overlaps with the object: 1, 2/3 (x moved by 2) and 1/3; the second takes it where 1 is not asked first.
+    objects = objects_of((50, 0, 10, 10), (0, 0, 10, 10), (100, 0, 40, 40), crowd=(2,))
+    found = found_of((2, 0, 10, 10, 0.9), (0, 0, 10, 10, 0.8), (110, 0, 10, 10, 0.7), (120, 0, 10, 10, 0.6))
+    taken = taken_objects(objects, found, num_classes=1)
+    assert taken[0].tolist() == [1] * 4 + [-1] * 6  # 0.50 to 0.65 are reached
+    assert taken[1].tolist() == [-1] * 4 + [1] * 6
+    assert (taken[2:] == 2).all()  # of a crowd any number
+
+
+def test_taken_objects_of_the_best_hundred():
+    found = found_of(*[(0, 0, 10, 10, score) for score in np.linspace(0.1, 0.9, 101)])
+    taken = taken_objects(objects_of((0, 0, 10, 10)), found, num_classes=1)
+    assert taken[0].tolist() == [-2] * 10
+    assert (taken[1:100] == -1).all()
+    assert taken[100].tolist() == [0] * 10
+    assert taken_objects(objects_of(), found_of((0, 0, 1, 1, 1)), num_classes=1).tolist() == [[-1] * 10]
+
+
+def test_other_measures_than_the_area():
+    """Two objects of one size, of which a measure makes the first small and the second large."""
+    objects = objects_of((0, 0, 10, 10), (50, 0, 10, 10), areas=(1, 9))
+    found = found_of((0, 0, 10, 10, 0.9), (80, 0, 10, 10, 0.8))
+    parts = {"num_classes": 1, "bounds": (3, 6), "measures": np.array([1.0, 9.0])}
+    _, recall = coco_curves(objects, found, **parts)
+    assert recall[0, 0, 1:, 2].tolist() == [1, -1, 0]

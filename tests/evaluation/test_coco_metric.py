@@ -13,7 +13,8 @@ from pycocotools.cocoeval import COCOeval
 
 from resdet.errors import InputError
 from resdet.evaluation.coco import evaluate_coco
-from resdet.evaluation.coco_rows import coco_results, load_results
+from resdet.evaluation.coco_results import coco_results
+from resdet.evaluation.coco_rows import load_results
 from resdet.structures import Detections
 
 

@@ -1,0 +1,56 @@
+"""``tools/report.py``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from resdet.cli.arguments import MANY
+from resdet.cli.running import run
+
+
+def report(arguments: Sequence[str] | None = None) -> None:
+    """``tools/report.py``."""
+    parser = argparse.ArgumentParser(
+        description="Look into the detections of a data set: one HTML file with COCO's figures, curves and thresholds "
+        "of each class, confusions, what each kind of error costs, calibration and the worst images. Of two detectors "
+        "also their differences, with intervals."
+    )
+    parser.add_argument(
+        "data", help="a config, a COCO annotation file (.json), or the work dir of a run, whose net is then asked"
+    )
+    parser.add_argument(
+        "results", nargs="*", help="one COCO results file or two (as of tools/eval.py --save-detections), or work dirs"
+    )
+    parser.add_argument("--images", metavar="DIR", help="folder of the images of an annotation file (default: none)")
+    parser.add_argument("--out", default="report.html", metavar="FILE", help="the report (default: report.html)")
+    parser.add_argument("--json", metavar="FILE", help="write all numbers as JSON")
+    parser.add_argument("--worst", type=int, default=12, metavar="N", help="images in each list (default: 12)")
+    parser.add_argument(
+        "--resamples", type=int, default=1000, metavar="B", help="of the images, for intervals (default: 1000)"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the resamples (default: 0)")
+    parser.add_argument("--cfg-options", **MANY, default=[], metavar="KEY=VALUE", help="override the config")
+    args = parser.parse_args(arguments)
+    for name, least in (("worst", 0), ("resamples", 1), ("seed", 0)):
+        if getattr(args, name) < least:
+            parser.error(f"--{name} {getattr(args, name)}: at least {least}")
+
+    def main() -> None:
+        from resdet.evaluation.report import write_json
+        from resdet.inspection.page import write_report
+
+        record = write_report(
+            args.data,
+            args.results,
+            out=args.out,
+            images=args.images,
+            worst=args.worst,
+            bootstrap=(args.resamples, args.seed),
+            options=args.cfg_options,
+        )
+        if args.json:
+            write_json(args.json, record)
+        print("\n".join(path for path in (args.out, args.json) if path))
+
+    run(main)
