@@ -1,87 +1,107 @@
-"""Pictures of files and folders, with what a detector finds."""
+"""What a detector finds in files, folders, videos and streams, as pictures and in the forms that other tools read."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
+from itertools import islice
 from pathlib import Path
-
-import numpy as np
+from typing import NamedTuple
 
 from resdet.api.detector import Detector
-from resdet.api.drawing import draw_detections
-from resdet.api.pictures import to_tensor
-from resdet.errors import InputError
-from resdet.evaluation.coco_results import coco_results
-from resdet.evaluation.report import write_json
+from resdet.api.sources import VIDEOS, Frame, frames, listed_sources
+from resdet.api.writers import WRITERS
+from resdet.engine.progress import shown
+from resdet.errors import InputError, nearest
 
 SURE = 0.5
 """Least score of what is drawn, unless another is asked for: configs' own is for evaluation."""
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+
+class Inferred(NamedTuple):
+    """What came of a call."""
+
+    images: int
+    """Pictures and frames that were looked at."""
+    seconds: dict[str, float]
+    """Per image, of each step."""
+    unreadable: list[str]
+    """What was wrong with each file that does not decode."""
 
 
 def infer_files(
-    config: str | Path,
+    config: str | Path | None,
     checkpoint: str | Path,
     images: Sequence[str | Path],
     *,
     out: str | Path,
+    save: Sequence[str] = ("pictures", "coco"),
     score_threshold: float | None = None,
     device: str | None = None,
     batch_size: int = 1,
     options: Sequence[str] = (),
-) -> tuple[int, dict[str, float]]:
-    """Annotated pictures of files and folders, and ``detections.json`` in COCO's form beside them.
+) -> Inferred:
+    """Detect in files, folders, patterns, videos, cameras and streams, and write what is found as it comes.
 
-    Without a ``score_threshold``, and without one in the config's section ``test``, it is :data:`SURE`.
+    Without a ``score_threshold``, and without one in section ``test`` of the net's config, it is :data:`SURE`. A file
+    that does not decode is named and passed over.
 
-    Returns:
-        Number of images, and the seconds per image of each stage.
+    Args:
+        config: that the net was trained with; None: the checkpoint tells.
+        checkpoint: last.pth, best.pth or a published file.
+        images: see :func:`resdet.api.sources.frames`.
+        out: folder of the results.
+        save: names of :data:`resdet.api.writers.WRITERS`; none: nothing is written.
+        score_threshold: least score of a detection.
+        device: the GPU where there is one.
+        batch_size: images at a time.
+        options: overrides of the config.
 
     Raises:
-        InputError: no image is found, or one does not decode.
+        InputError: there is no such source or writer.
     """
     if batch_size < 1:
         raise InputError("batch size", found=batch_size, needed="at least 1")
+    for name in save:
+        if name not in WRITERS:
+            raise InputError("--save", found=repr(name), needed=nearest(name, WRITERS))
     own = Path(out).resolve()  # pictures of an earlier call are no input
-    paths = [p for entry in images for p in _image_files(Path(entry)) if own not in p.resolve().parents]
-    detector = Detector(config, checkpoint, device=device, score_threshold=score_threshold, options=options)
+    sources = [s for image in images for s in listed_sources(image) if own not in Path(s).resolve().parents]
+    parts = (checkpoint,) if config is None else (config, checkpoint)
+    detector = Detector(*parts, device=device, score_threshold=score_threshold, options=options)
     net = detector.net
     if score_threshold is None and net.settings.score_threshold is None:
         net.suppression = net.suppression._replace(score_threshold=SURE)
     net.clock.wait = True
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    category_ids = np.arange(1, len(detector.classes) + 1)
-    rows, listed, taken = [], [], set()
-    for start in range(0, len(paths), batch_size):
-        chunk = paths[start : start + batch_size]
-        tensors = [to_tensor(path) for path in chunk]
-        for number, (path, tensor, answer) in enumerate(zip(chunk, tensors, detector(tensors), strict=True), start + 1):
-            picture = draw_detections(tensor, answer.boxes, answer.labels, answer.scores, classes=detector.classes)
-            picture.save(_free_name(out, path.stem, taken))
-            rows += coco_results(answer, number, category_ids)
-            listed.append({"id": number, "file_name": str(path), "height": tensor.shape[1], "width": tensor.shape[2]})
-    categories = [{"id": int(i), "name": name} for i, name in zip(category_ids, detector.classes, strict=True)]
-    write_json(out / "detections.json", {"images": listed, "categories": categories, "annotations": rows})
-    return len(paths), net.seconds_per_image()
+    own.mkdir(parents=True, exist_ok=True)
+    taken: set[str] = set()
+    unreadable: list[str] = []
+    moving = any(isinstance(source, str) or source.suffix.lower() in VIDEOS for source in sources)
+    with ExitStack() as closing:
+        writers = [WRITERS[name](own, detector.classes, detector.category_ids) for name in dict.fromkeys(save)]
+        for writer in writers:
+            closing.callback(writer.close)
+        found = iter(shown(frames(sources), None if moving else len(sources), "looking"))
+        number = 0
+        while chunk := list(islice(found, batch_size)):
+            for error in (each for each in chunk if isinstance(each, InputError)):
+                unreadable.append(f"{error.where}: {error.found}")
+                print(f"passed over: {unreadable[-1]}", file=sys.stderr)
+            seen = [each for each in chunk if isinstance(each, Frame)]
+            for frame, answer in zip(seen, detector([frame.pixels for frame in seen]), strict=True):
+                number += 1
+                name = _free_name(frame.name, taken)
+                for writer in writers:
+                    writer.add(number, name, frame, answer)
+    return Inferred(number, net.seconds_per_image(), unreadable)
 
 
-def _free_name(folder: Path, stem: str, taken: set[str]) -> Path:
-    """A picture's place; images of one name in several folders get numbers."""
+def _free_name(stem: str, taken: set[str]) -> str:
+    """The name of a picture's files; images of one name in several folders get numbers."""
     name, number = stem, 0
     while name in taken:
         number += 1
         name = f"{stem}_{number}"
     taken.add(name)
-    return folder / f"{name}.png"
-
-
-def _image_files(entry: Path) -> list[Path]:
-    if entry.is_file():
-        return [entry]
-    found = sorted(p for p in entry.rglob("*") if p.suffix.lower() in SUFFIXES) if entry.is_dir() else []
-    if not found:
-        what = "a folder without images" if entry.is_dir() else "no such file or folder"
-        raise InputError(entry, found=what, needed=f"an image ({', '.join(SUFFIXES)}) or a folder of them")
-    return found
+    return name

@@ -3,7 +3,7 @@
 Nothing heavy is imported before the arguments are read, so that ``-h`` and a typo are answered at once.
 """
 
-from resdet.cli.converting import convert
+from resdet.cli.converting import convert, publish
 from resdet.cli.looking import analyze, ladder, show_steps
 from resdet.cli.measuring import benchmark
 from resdet.cli.reporting import report
@@ -11,4 +11,16 @@ from resdet.cli.running import run
 from resdet.cli.testing import evaluate, infer
 from resdet.cli.training import train
 
-__all__ = ["analyze", "benchmark", "convert", "evaluate", "infer", "ladder", "report", "run", "show_steps", "train"]
+__all__ = [
+    "analyze",
+    "benchmark",
+    "convert",
+    "evaluate",
+    "infer",
+    "ladder",
+    "publish",
+    "report",
+    "run",
+    "show_steps",
+    "train",
+]

@@ -1,6 +1,6 @@
-"""``python -m resdet.cli``: see :mod:`resdet.cli.demos`."""
+"""``python -m resdet.cli``: see :mod:`resdet.cli.commands`."""
 
-from resdet.cli.demos import demos
+from resdet.cli.commands import commands
 
 if __name__ == "__main__":
-    demos()
+    commands()

@@ -1,4 +1,4 @@
-"""``tools/convert.py``."""
+"""``tools/convert.py`` and ``publish.py``."""
 
 from __future__ import annotations
 
@@ -57,5 +57,26 @@ def convert(arguments: Sequence[str] | None = None) -> None:
                 print("next: a copy of configs/converted_coco.py with your own test data, and tools/eval.py")
         else:
             print(f"-> {report.out}\nnext: a config with model.init={report.out}")
+
+    run(main)
+
+
+def publish(arguments: Sequence[str] | None = None) -> None:
+    """``tools/publish.py``."""
+    parser = argparse.ArgumentParser(
+        description="A trained detector or localizer as one .safetensors file: weights without the optimizer, and in "
+        "the header the net, its classes and their ids, how it sees an image, its metrics, its config."
+    )
+    parser.add_argument("checkpoint", help="last.pth or best.pth of a run")
+    parser.add_argument("out", help="what to write: NAME.safetensors")
+    parser.add_argument("--half", action="store_true", help="weights as 16-bit floats: half the size")
+    parser.add_argument("--licence", default="", metavar="TEXT", help="under which others may use it")
+    args = parser.parse_args(arguments)
+
+    def main() -> None:
+        from resdet.engine.publish import publish_net
+
+        path = publish_net(args.checkpoint, args.out, half=args.half, licence=args.licence)
+        print(f"-> {path}, {path.stat().st_size / 2**20:.1f} MiB\nnext: resdet.Detector({str(path)!r})(image)")
 
     run(main)

@@ -93,12 +93,27 @@ def evaluate(arguments: Sequence[str] | None = None) -> None:
 
 def infer(arguments: Sequence[str] | None = None) -> None:
     """``tools/infer.py``."""
-    parser = argparse.ArgumentParser(description="Detect objects: annotated pictures and a COCO-format JSON.")
-    parser.add_argument("config", help="a file of configs/")
-    parser.add_argument("checkpoint", help="last.pth or best.pth of a run")
-    parser.add_argument("images", nargs="+", help="image files or folders")
+    parser = argparse.ArgumentParser(
+        description="Detect objects in images, folders, videos and streams: annotated pictures and a COCO-format JSON.",
+        usage="%(prog)s [CONFIG.py] CHECKPOINT SOURCE [SOURCE ...] [flags]",
+    )
+    parser.add_argument(
+        "given",
+        nargs="+",
+        metavar="[CONFIG] CHECKPOINT SOURCE",
+        help="last.pth or best.pth of a run or a published file, perhaps after its config; then images, folders, "
+        "patterns, videos, a camera's number, streams (rtsp://...)",
+    )
     parser.add_argument(
         "--out", default="detections", metavar="DIR", help="folder of the results (default: detections)"
+    )
+    parser.add_argument(
+        "--save",
+        action="extend",
+        nargs="+",
+        choices=("pictures", "coco", "yolo", "voc", "csv", "crops", "none"),
+        metavar="WHAT",
+        help="what is written: pictures coco yolo voc csv crops, or none (default: pictures coco)",
     )
     parser.add_argument(
         "--score-threshold",
@@ -111,20 +126,31 @@ def infer(arguments: Sequence[str] | None = None) -> None:
     add_test(parser)
     parser.add_argument("--cfg-options", **MANY, default=[], metavar="KEY=VALUE", help="override the config")
     args = parser.parse_args(arguments)
+    config, *given = args.given if args.given[0].endswith(".py") else [None, *args.given]
+    if len(given) < 2:
+        parser.error("give a CHECKPOINT, perhaps after its CONFIG, and at least one SOURCE")
+    saved = tuple(name for name in args.save or ("pictures", "coco") if name != "none")
 
     def main() -> None:
         from resdet.api import infer_files
+        from resdet.errors import InputError
 
-        written, costs = infer_files(
-            args.config,
-            args.checkpoint,
-            args.images,
+        seen = infer_files(
+            config,
+            given[0],
+            given[1:],
             out=args.out,
+            save=saved,
             score_threshold=args.score_threshold,
             device=args.device,
             batch_size=args.batch_size,
             options=[*args.cfg_options, *test_options(args)],
         )
-        print(f"{written} images -> {args.out}/ (pictures and detections.json)\n{costs_line(costs)}")
+        print(f"{seen.images} images -> {args.out}/ ({', '.join(saved) or 'nothing written'})")
+        if seen.images:
+            print(costs_line(seen.seconds))
+        if seen.unreadable:
+            found = f"{len(seen.unreadable)} that do not decode: {'; '.join(seen.unreadable[:3])}"
+            raise InputError(f"{seen.images + len(seen.unreadable)} images", found=found, needed="whole image files")
 
     run(main)

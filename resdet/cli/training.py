@@ -9,8 +9,13 @@ from resdet.cli.arguments import MANY, add_common, options, work_dir
 from resdet.cli.running import run
 
 
-def train(task: str, description: str, arguments: Sequence[str] | None = None) -> None:
-    """``tools/train_det.py``, ``tools/train_cls.py`` and ``tools/train_loc.py``."""
+def train_any(arguments: Sequence[str] | None = None) -> None:
+    """``resdet train``."""
+    train(None, "Train a detector, a classifier or a localizer from a config.", arguments)
+
+
+def train(task: str | None, description: str, arguments: Sequence[str] | None = None) -> None:
+    """``tools/train_det.py``, ``tools/train_cls.py`` and ``tools/train_loc.py``; without a task whatever it is."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("config", help="a file of configs/")
     add_common(parser)
@@ -44,7 +49,7 @@ def train(task: str, description: str, arguments: Sequence[str] | None = None) -
         from resdet.errors import InputError
 
         config = load_config(args.config, options(args))
-        if config.task.name != task:
+        if task not in (None, config.task.name):
             needed = f"{task!r}, or {config.task.tool}"
             raise InputError(f"config {args.config}", found=f"task = {config.task.name!r}", needed=needed)
         how = {name: getattr(args, name) for name in ("launcher", "resume", "auto_scale_lr", "overwrite")}

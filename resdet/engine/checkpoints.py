@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from resdet.backbones.custom import define_net
+from resdet.backbones.published import read_published
 from resdet.backbones.weights import check_whole, load_exactly, read_weights
 from resdet.engine.calls import Call, call_of_checkpoint, differences
 from resdet.errors import InputError, listed
@@ -32,7 +33,7 @@ def write_checkpoint(path: Path, checkpoint: dict) -> None:
 
 
 def read_checkpoint(path: str | Path) -> dict:
-    """A checkpoint of a run, read without unpickling objects.
+    """A checkpoint of a run, or what ``tools/publish.py`` made of one, read without unpickling objects.
 
     Raises:
         InputError: no such file, damaged, or of another program.
@@ -40,6 +41,12 @@ def read_checkpoint(path: str | Path) -> dict:
     if not os.path.isfile(path):
         found = "no file, but a folder, a pipe or a device" if os.path.exists(path) else "no such file"
         raise InputError(f"checkpoint {path}", found=found, needed="a .pth of a run")
+    if Path(path).suffix == ".safetensors":
+        state, facts = read_published(Path(path))
+        if not isinstance(facts.get("meta"), dict):
+            found = "weights of a backbone alone" if facts else "no checkpoint of a run"
+            raise InputError(f"checkpoint {path}", found=found, needed=_needed_for(path))
+        return {"meta": facts["meta"], "state_dict": state}
     check_whole(path)
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
@@ -113,17 +120,17 @@ def net_calls(
 
 def load_net(
     path: str | Path,
-    classes: Sequence[str],
+    classes: Sequence[str] | None,
     builders: Sequence[Callable],
     *,
     task: str,
     said: Mapping[str, Any] | None = None,
-) -> nn.Module:
-    """The net of a task from its checkpoint alone.
+) -> tuple[nn.Module, dict[str, Any]]:
+    """The net of a task from its checkpoint alone, and what the checkpoint tells.
 
     Args:
         path: of the checkpoint.
-        classes: those that it must have.
+        classes: those that it must have; None: any.
         builders: the functions that it may name.
         task: of the net.
         said: arguments of the net in place of the checkpoint's.
@@ -133,19 +140,20 @@ def load_net(
             of another one, or takes no such argument.
     """
     loaded = read_checkpoint(path)
-    if loaded["meta"].get("task", task) != task:
-        raise InputError(f"checkpoint {path}", found=f"task {loaded['meta'].get('task')!r}", needed=task)
-    check_same(path, loaded["meta"], classes=classes)
-    model, own = net_calls(loaded["meta"], builders, path, said)
+    meta = loaded["meta"]
+    if meta.get("task", task) != task:
+        raise InputError(f"checkpoint {path}", found=f"task {meta.get('task')!r}", needed=task)
+    check_same(path, meta, classes=classes)
+    model, own = net_calls(meta, builders, path, said)
     try:
         if own is not None:
             own()
-        net = model(num_classes=len(classes))
+        net = model(num_classes=len(meta["classes"]))
     except InputError as error:
         raise InputError(f"checkpoint {path}: {error}") from error
     state = {key.removeprefix("net."): value for key, value in loaded["state_dict"].items()}  # of the adapter
     load_exactly(net, state, source=path)
-    return net
+    return net, meta
 
 
 def _counted(classes: Sequence[str]) -> str:

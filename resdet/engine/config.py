@@ -18,7 +18,7 @@ from mmengine.config import Config
 from resdet.engine import settings
 from resdet.engine.calls import Call
 from resdet.engine.extensions import check_hooks, check_visualizer
-from resdet.engine.tasks import TASKS, Task
+from resdet.engine.tasks import OWN_SECTIONS, Task, task_named
 from resdet.errors import InputError, nearest
 from resdet.settings import TESTED, Settings, arguments_of, marked, value_of_text
 
@@ -104,7 +104,7 @@ def load_config(
     Raises:
         InputError: the file is missing or broken, or a key is unknown, missing or of the wrong type.
     """
-    path = Path(path)
+    path = find_config(path)
     config = _read_file(path)
     for section, values in (overrides or {}).items():
         config.merge_from_dict({section: dict(values)})
@@ -114,9 +114,22 @@ def load_config(
     return _typed(config, path, frozenset(overridden))
 
 
+def find_config(path: str | Path) -> Path:
+    """The file of a config: as it is said, or that of the package with this name (``frcnn_r50_fpn_coco``)."""
+    given = Path(path)
+    package = Path(__file__).parents[1]
+    named = given.name if given.suffix == ".py" else f"{given.name}.py"
+    if not given.is_file() and str(given) in (given.name, f"configs/{given.name}"):
+        for folder in (package.parent / "configs", package / "configs"):  # of a clone, of an installed wheel
+            if (folder / named).is_file():
+                return folder / named
+    return given
+
+
 def _read_file(path: Path) -> Config:
     if not path.is_file():
-        beside = sorted(p.name for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
+        folders = (path.parent, Path(__file__).parents[2] / "configs", Path(__file__).parents[1] / "configs")
+        beside = {p.name for folder in folders for p in folder.glob("*.py")}
         raise InputError(f"config {path}", found="no such file", needed=nearest(path.name, beside))
     if path.suffix != ".py":  # mmengine would read .yaml and .json too, and .yaml runs what it names
         raise InputError(
@@ -155,8 +168,7 @@ def _override(config: Config, option: str) -> None:
 def _kind(config: Config, section: str) -> type[Settings] | None:
     """The settings that a section fills, as far as the config tells yet."""
     if section == "test":
-        task = TASKS.get(config.get("task"))
-        return task and task.test_settings
+        return task_named(config["task"]).test_settings if config.get("task") in OWN_SECTIONS else None
     if section in SETTINGS:
         return SETTINGS[section]
     function = config.get(section, {}).get("type") if isinstance(config.get(section), Mapping) else None
@@ -169,15 +181,16 @@ def _typed(config: Config, path: Path, overridden: frozenset[str]) -> Experiment
     for key in given:
         if key not in SECTIONS:
             raise InputError(where, found=f"unknown section {key!r}", needed=nearest(key, SECTIONS))
-    if given.get("task") not in TASKS:
-        raise InputError(where, found=f"task={given.get('task')!r}", needed=nearest(str(given.get("task")), TASKS))
-    task = TASKS[given["task"]]
+    if given.get("task") not in OWN_SECTIONS:
+        needed = nearest(str(given.get("task")), OWN_SECTIONS)
+        raise InputError(where, found=f"task={given.get('task')!r}", needed=needed)
+    task = task_named(given["task"])
     if given.get("metric") not in task.metrics:
         needed = f"{nearest(str(given.get('metric')), task.metrics)}, with task = {task.name!r}"
         raise InputError(where, found=f"metric = {given.get('metric')!r}", needed=needed)
-    for other in TASKS.values():
-        for section in set(other.own_sections) & given.keys() if other is not task else ():
-            raise InputError(where, found=f"{section} with task = {task.name!r}", needed=f"a {other.name} config")
+    for other, own in OWN_SECTIONS.items():
+        for section in set(own) & given.keys() if other != task.name else ():
+            raise InputError(where, found=f"{section} with task = {task.name!r}", needed=f"a {other} config")
     for section in CALLS[:3]:
         if section not in given:
             raise InputError(where, found=f"no section {section!r}", needed=f"{section} = dict(type=..., ...)")

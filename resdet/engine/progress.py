@@ -13,13 +13,13 @@ LINE_EVERY = 30.0
 
 
 def shown(
-    batches: Iterable, total: int, doing: str = "evaluating", *, say: Callable[[str], None] | None = None
+    batches: Iterable, total: int | None, doing: str = "evaluating", *, say: Callable[[str], None] | None = None
 ) -> Iterable:
     """With a progress bar on a terminal, elsewhere with a line every so often.
 
     Args:
         batches: to walk over.
-        total: number of them.
+        total: number of them; None: not known.
         doing: what is done with them.
         say: takes the lines, which else go to standard error; given where a terminal has a bar already.
     """
@@ -32,12 +32,13 @@ def shown(
     return track(batches, doing, total=total, transient=True)
 
 
-def _told(batches: Iterable, total: int, doing: str, say: Callable[[str], None]) -> Iterable:
+def _told(batches: Iterable, total: int | None, doing: str, say: Callable[[str], None]) -> Iterable:
     began = last = time.perf_counter()
     for done, batch in enumerate(batches):
         now = time.perf_counter()
         if done and now - last >= LINE_EVERY:
-            say(f"{doing}: {done} of {total} batches, {clock((now - began) / done * (total - done))} left")
+            left = "" if total is None else f" of {total} batches, {clock((now - began) / done * (total - done))} left"
+            say(f"{doing}: {done}{left}")
             last = now
         yield batch
 

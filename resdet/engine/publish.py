@@ -17,6 +17,7 @@ from resdet.backbones.weights import load_exactly
 from resdet.datasets.loading import EvaluationShare
 from resdet.engine import distributed
 from resdet.engine.checkpoints import read_checkpoint
+from resdet.errors import InputError
 from resdet.evaluation.report import provenance, write_json
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def publish_classifier(experiment: Experiment, work_dir: Path, metrics: dict[str
         "statistics_images": images,
         "config": config.text,
         "model": config.describe_model(),
-        **config.task.facts(config),
+        **config.task.facts(config, experiment.test_set),
     }
     if distributed.rank() == 0:
         rounded = {parameter.data_ptr() for parameter in half}
@@ -74,6 +75,32 @@ def publish_classifier(experiment: Experiment, work_dir: Path, metrics: dict[str
         content = {**both, "classes": experiment.classes, "statistics_images": images, **record}
         write_json(work_dir / "metrics.json", content)
     distributed.wait()
+
+
+def publish_net(checkpoint: str | Path, out: str | Path, *, half: bool = False, licence: str = "") -> Path:
+    """A detector or localizer of a run as one file for others, which :class:`resdet.Detector` and all tools read.
+
+    Args:
+        checkpoint: of the run.
+        out: ends in ``.safetensors``.
+        half: weights of convolutions and linear layers as 16-bit floats.
+        licence: under which others may use it.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        InputError: a classifier, which its training publishes; or as :func:`resdet.backbones.published.publish`.
+    """
+    loaded = read_checkpoint(checkpoint)
+    meta = loaded["meta"]
+    if meta.get("task") == "classification":
+        needed = "NAME.safetensors in its work dir, which training has published"
+        raise InputError(f"checkpoint {checkpoint}", found="a classifier", needed=needed)
+    state = {k: v.half() if half and v.dim() > 1 else v for k, v in loaded["state_dict"].items()}
+    own = ("optimizer", "settings", "warmup", "without_better", "validated", "best")  # of a run that goes on
+    facts = {"meta": {k: v for k, v in meta.items() if k not in own}, "licence": licence, "half": half}
+    return publish(out, state, facts)
 
 
 def describe_test(experiment: Experiment) -> str:

@@ -15,6 +15,7 @@ from mmengine.model import MMDistributedDataParallel
 from mmengine.runner import IterBasedTrainLoop, Runner
 from mmengine.runner.base_loop import BaseLoop
 from torch import nn
+from torch.utils.data import Dataset
 
 from resdet.backbones.stochastic_depth import RandomResidual
 from resdet.backbones.weights import load_exactly
@@ -131,17 +132,18 @@ class ResdetRunner(Runner):
     Args:
         config: of the run.
         classes: K names.
+        data: the test set.
         settings: of mmengine's Runner.
     """
 
-    def __init__(self, *, config: ExperimentConfig, classes: Sequence[str], **settings: Any) -> None:
+    def __init__(self, *, config: ExperimentConfig, classes: Sequence[str], data: Dataset, **settings: Any) -> None:
         self.config, self.amp = config, config.run.amp
         self.extra_meta = {  # of every checkpoint
             "task": config.task.name,
             "classes": list(classes),
             "model": config.describe_model(),
             "config": config.text,
-            **config.task.facts(config),
+            **config.task.facts(config, data),
         }
         if settings.get("optim_wrapper") is not None:
             self.extra_meta["settings"] = settings_of(config, settings["optim_wrapper"])
@@ -254,6 +256,7 @@ def build_test_runner(experiment: Experiment, loader: Any, *, work_dir: Path, la
     return ResdetRunner(
         config=config,
         classes=experiment.classes,
+        data=experiment.test_set,
         model=experiment.adapter,
         work_dir=str(work_dir),
         test_dataloader=loader,

@@ -176,6 +176,7 @@ def build_runner(
     runner = ResdetRunner(
         config=config,
         classes=experiment.classes,
+        data=experiment.test_set,
         model=experiment.adapter,
         work_dir=str(work_dir),
         train_dataloader=batches,

@@ -21,17 +21,16 @@ def demo() -> None:
 
     started = time.perf_counter()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    configs = Path(__file__).parents[2] / "configs"
     say("1/4  the data set: ten classes in a small world, some told only by their scene")
     say(f"     {write_shapes()}/  (COCO, VOC and folder-per-class form)")
     say("2/4  pre-training ResNet-18 at half width on crops (tools/train_cls.py configs/demo_cls.py)")
-    train(load_config(configs / "demo_cls.py"), work_dir=WORK_DIR / "demo_cls", overwrite=True)
+    train(load_config("demo_cls"), work_dir=WORK_DIR / "demo_cls", overwrite=True)
     published = json.loads((WORK_DIR / "demo_cls" / "metrics.json").read_text())["published"]
     say("3/4  training Faster R-CNN on it (tools/train_det.py configs/demo_det.py)")
-    figures = train(load_config(configs / "demo_det.py"), work_dir=WORK_DIR / "demo_det", overwrite=True)
+    figures = train(load_config("demo_det"), work_dir=WORK_DIR / "demo_det", overwrite=True)
     say("4/4  drawing")
     picture, curves = WORK_DIR / "demo_det" / "detections.png", WORK_DIR / "demo_det" / "curves.png"
-    detector = Detector(configs / "demo_det.py", WORK_DIR / "demo_det" / "best.pth")
+    detector = Detector(WORK_DIR / "demo_det" / "best.pth")
     draw_answers(detector, shapes(split="val"), picture, title=f"Held-out images, mAP@.5 {figures['coco/AP50']:.2f}")
     draw_losses(WORK_DIR / "demo_det", curves)
     say(
@@ -41,7 +40,7 @@ def demo() -> None:
         f"\npictures: {picture}, {curves}"
         "\n\nNext (after `. .venv/bin/activate`):"
         "\n  python tools/eval.py configs/demo_det.py work_dirs/demo_det/best.pth"
-        "\n  python tools/infer.py configs/demo_det.py work_dirs/demo_det/best.pth data/shapes/JPEGImages --out seen"
+        "\n  python tools/infer.py work_dirs/demo_det/best.pth data/shapes/JPEGImages --out seen"
         "\n  your own images: README.md, 'Your own data'"
     )
 

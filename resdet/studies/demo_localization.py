@@ -134,12 +134,12 @@ def demo(*, members: int = 1) -> None:
 
     began = time.perf_counter()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    configs, seconds = Path(__file__).parents[2] / "configs", {}
+    seconds = {}
 
     def part(name: str, text: str, *options: str, seed: int = 0) -> str:
         say(f"{text} (configs/{name}.py, seed {seed})")
         started, work_dir = time.perf_counter(), WORK_DIR / (f"{name}_seed{seed}" if seed else name)
-        train(load_config(configs / f"{name}.py", [*options, f"run.seed={seed}"]), work_dir=work_dir, overwrite=True)
+        train(load_config(name, [*options, f"run.seed={seed}"]), work_dir=work_dir, overwrite=True)
         seconds[work_dir.name] = time.perf_counter() - started
         return str(work_dir / "last.pth")
 
@@ -153,7 +153,7 @@ def demo(*, members: int = 1) -> None:
         first = f"regions.first={nets.first[-1]}"
         nets.second.append(part("demo_loc_rcnn", "the second stage: an R-CNN on its proposals", first, seed=seed))
     say("the table")
-    config = load_config(configs / "demo_loc.py", [f"test.proposals={_proposals(configs)}"])
+    config = load_config("demo_loc", [f"test.proposals={_proposals()}"])
     rows = measure(config, nets, sides=DENSE)
     table, total = as_markdown(rows), time.perf_counter() - began
     out = WORK_DIR / "demo_loc"
@@ -170,11 +170,11 @@ def demo(*, members: int = 1) -> None:
     say(f"{table}\n\n{total / 60:.1f} minutes\n{out}/table.md, table.json and localizations.png")
 
 
-def _proposals(configs: Path) -> int:
+def _proposals() -> int:
     """Of the second stage's config, so that the table tests it as it was trained."""
     from resdet.engine.config import load_config
 
-    return load_config(configs / "demo_loc_rcnn.py").test.proposals
+    return load_config("demo_loc_rcnn").test.proposals
 
 
 def draw_answers(localizer, annotations, path: Path, *, images: int = 12) -> None:

@@ -65,11 +65,11 @@ def test_a_hook_of_ones_own_is_called_at_every_point(write_config, tmp_path, mon
     train(load_config(path), work_dir=tmp_path / "run")
     points = seen.read_text().split("\n")
     assert points.count("before_train_iter") == points.count("after_train_iter") == 6
-    assert points.count("before_val_iter") == points.count("after_val_iter") == 3  # five images, two a batch
+    assert points.count("before_val_iter") == points.count("after_val_iter") == 5  # five images of as many sizes
     assert points.count("before_test_iter") == 0
     evaluate(load_experiment(load_config(path), tmp_path / "run" / "last.pth"))
     points = seen.read_text().split("\n")
-    assert points.count("before_test_iter") == points.count("after_test_iter") == 3
+    assert points.count("before_test_iter") == points.count("after_test_iter") == 5
     assert "tested coco/AP" in points
 
 

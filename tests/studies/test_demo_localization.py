@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 import resdet
-from resdet.cli.demos import demos
+from resdet.cli.commands import commands
 from resdet.datasets.imagenet_loc import read_imagenet_loc
 from resdet.engine import experiment as evaluation
 from resdet.engine.checkpoints import read_checkpoint
@@ -70,5 +70,5 @@ def test_draws_the_first_answers(tiny_loc, tmp_path, monkeypatch):
 
 def test_members(capsys):
     with pytest.raises(SystemExit):
-        demos(["demo-loc", "--members", "0"])
+        commands(["demo-loc", "--members", "0"])
     assert "at least 1" in capsys.readouterr().err

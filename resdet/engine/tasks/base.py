@@ -1,4 +1,4 @@
-"""What the engine asks of a task. To add one, write a :class:`Task` and put it into ``TASKS``."""
+"""What the engine asks of a task. To add one, write a :class:`Task` and name it in ``task_named``."""
 
 from __future__ import annotations
 
@@ -41,8 +41,6 @@ class Task(ABC):
     """Names that ``metric`` may have in a config."""
     test_settings: ClassVar[type[Settings]]
     """Section ``test``."""
-    own_sections: ClassVar[tuple[str, ...]] = ()
-    """Sections that no other task reads."""
     builders: ClassVar[tuple[Callable, ...]]
     """What makes its nets: all that a checkpoint may name."""
     class_layers: ClassVar[tuple[str, ...]]
@@ -89,8 +87,8 @@ class Task(ABC):
         """A trained file for a config: ``state_dict`` of the adapter and ``meta``; a checkpoint of a run."""
         return read_checkpoint(path)
 
-    def facts(self, config: ExperimentConfig) -> dict[str, Any]:
-        """What checkpoints tell besides task, classes and net, in plain values."""
+    def facts(self, config: ExperimentConfig, data: Dataset) -> dict[str, Any]:
+        """What checkpoints tell besides task, classes and net, in plain values; ``data`` is the test set."""
         return {}
 
     def adopted(self, config: ExperimentConfig, meta: dict[str, Any], source: str | Path) -> ExperimentConfig:

@@ -34,7 +34,7 @@ CLASS_LAYERS = ("fc", "classifier.6", "classifier", "head.fc", "head")
 
 def load_classifier(path: str | Path, classes: Sequence[str]) -> Classifier:
     """A classifier from its checkpoint alone; see :func:`resdet.engine.checkpoints.load_net`."""
-    return load_net(path, classes, CLASSIFIERS, task="classification")
+    return load_net(path, classes, CLASSIFIERS, task="classification")[0]
 
 
 class TestCrop(NamedTuple):
@@ -160,7 +160,7 @@ class Classification(Task):
         state = {f"net.net.{name}": value for name, value in loaded.state.items()}
         return {"meta": {"task": self.name, "classes": classes}, "state_dict": state}
 
-    def facts(self, config: ExperimentConfig) -> dict[str, Any]:
+    def facts(self, config: ExperimentConfig, data: Dataset) -> dict[str, Any]:
         """The crop of the test."""
         return {"view": test_crop(config)._asdict()}
 

@@ -18,6 +18,7 @@ from resdet.datasets.detection import DetectionDataset
 from resdet.datasets.transforms import augmentation, check_augmentation
 from resdet.detection.build import faster_rcnn_c4, faster_rcnn_fpn, faster_rcnn_vgg16, from_checkpoint
 from resdet.detection.faster_rcnn import FasterRCNN
+from resdet.detection.settings import DetectorSettings
 from resdet.engine.checkpoints import load_net, net_calls
 from resdet.engine.compiled import compile_parts
 from resdet.engine.metrics import DetectionMetric, build_detection_metric
@@ -25,6 +26,7 @@ from resdet.engine.tasks.base import Task, with_trained_backbone
 from resdet.errors import InputError
 from resdet.inference.predictor import Predictor
 from resdet.inference.settings import TestSettings
+from resdet.settings import Settings, plain, value_of_text
 from resdet.structures import Target
 
 if TYPE_CHECKING:
@@ -54,7 +56,6 @@ class Detection(Task):
     name, tool = "detection", "tools/train_det.py"
     metrics = ("coco", "voc07", "voc12")
     test_settings = TestSettings
-    own_sections = ("augmentation",)
     builders = DETECTORS
     groups_by_aspect = True
     class_layers = ("*.class_logits.*", "*.box_deltas.*")
@@ -86,6 +87,11 @@ class Detection(Task):
     def metric(self, config: ExperimentConfig, data: Dataset) -> DetectionMetric:
         """COCO's or VOC's protocol."""
         return build_detection_metric(config.metric, data.annotations)
+
+    def facts(self, config: ExperimentConfig, data: DetectionDataset) -> dict[str, Any]:
+        """How the net is tested, and the ids of its classes in its data."""
+        test = {name: plain(getattr(config.test, name)) for name in config.test.model_fields_set}
+        return {"test": test, "category_ids": data.annotations.category_ids.tolist()}
 
     def adapter(self, net: FasterRCNN) -> DetectionAdapter:
         """Losses and detections."""
@@ -120,7 +126,34 @@ def read_annotations(data: Any, *, where: str) -> Annotations:
 
 def load_detector(path: str | Path, classes: Sequence[str], said: Mapping[str, Any] | None = None) -> FasterRCNN:
     """A detector from its checkpoint alone; see :func:`resdet.engine.checkpoints.load_net`."""
-    return load_net(path, classes, DETECTORS, task="detection", said=said)
+    return load_net(path, classes, DETECTORS, task="detection", said=said)[0]
+
+
+def open_detector(
+    path: str | Path, options: Sequence[str] = (), test: Mapping[str, Any] | None = None
+) -> tuple[Predictor, dict[str, Any]]:
+    """A detector from its checkpoint alone, and what the checkpoint tells.
+
+    Args:
+        path: a checkpoint of a run, or what ``tools/publish.py`` made of one.
+        options: ``model.key=value`` and ``test.key=value`` in place of what it tells.
+        test: settings of section ``test``, likewise.
+
+    Raises:
+        InputError: as :func:`resdet.engine.checkpoints.load_net`, or an option that no detector has.
+    """
+    kinds: dict[str, type[Settings]] = {"model": DetectorSettings, "test": TestSettings}
+    said: dict[str, dict[str, Any]] = {section: {} for section in kinds}
+    for option in options:
+        section, _, name = option.partition("=")[0].partition(".")
+        if section not in kinds or not name or "=" not in option:
+            needed = "model.key=value or test.key=value, as a checkpoint has no other section; or its config too"
+            raise InputError(f"option {option!r}", found=f"key {option.partition('=')[0]!r}", needed=needed)
+        said[section][name] = value_of_text(kinds[section], name, option.partition("=")[2])
+    net, meta = load_net(path, None, DETECTORS, task="detection", said=said["model"])
+    given = {**meta.get("test", {}), **said["test"], **(test or {})}
+    settings = TestSettings.read(given, where=f"checkpoint {path}")
+    return build_predictor(net, settings, meta["classes"], said=said["model"]), meta
 
 
 def build_predictor(

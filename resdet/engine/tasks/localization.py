@@ -74,7 +74,6 @@ class Localization(Task):
     name, tool = "localization", "tools/train_loc.py"
     metrics = ("localization",)
     test_settings = LocalizationTest
-    own_sections = ("crop", "regions")
     builders = LOCALIZERS
     class_layers = ("net.rpn.objectness.*", "net.rpn.deltas.*", "net.scores.*", "net.deltas.*")
 
@@ -173,7 +172,7 @@ def load_stage(path: str | Path, classes: Sequence[str], kind: type[nn.Module]) 
     Raises:
         InputError: as :func:`resdet.engine.checkpoints.load_net`; the other stage's.
     """
-    net = load_net(path, classes, LOCALIZERS, task="localization")
+    net, _ = load_net(path, classes, LOCALIZERS, task="localization")
     if not isinstance(net, kind):
         raise InputError(f"checkpoint {path}", found=f"a {STAGES[type(net)]} stage", needed=f"a {STAGES[kind]} stage")
     return net
