@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from resdet.api.detector import Detector
 from resdet.api.sources import VIDEOS, Frame, frames, listed_sources
-from resdet.api.writers import WRITERS
+from resdet.api.writers import WRITERS, Writer
 from resdet.engine.progress import shown
 from resdet.errors import InputError, nearest
 
@@ -75,26 +75,32 @@ def infer_files(
         net.suppression = net.suppression._replace(score_threshold=SURE)
     net.clock.wait = True
     own.mkdir(parents=True, exist_ok=True)
-    taken: set[str] = set()
-    unreadable: list[str] = []
     moving = any(isinstance(source, str) or source.suffix.lower() in VIDEOS for source in sources)
+    pictures = iter(shown(frames(sources), None if moving else len(sources), "looking"))
     with ExitStack() as closing:
         writers = [WRITERS[name](own, detector.classes, detector.category_ids) for name in dict.fromkeys(save)]
         for writer in writers:
             closing.callback(writer.close)
-        found = iter(shown(frames(sources), None if moving else len(sources), "looking"))
-        number = 0
-        while chunk := list(islice(found, batch_size)):
-            for error in (each for each in chunk if isinstance(each, InputError)):
-                unreadable.append(f"{error.where}: {error.found}")
-                print(f"passed over: {unreadable[-1]}", file=sys.stderr)
-            seen = [each for each in chunk if isinstance(each, Frame)]
-            for frame, answer in zip(seen, detector([frame.pixels for frame in seen]), strict=True):
-                number += 1
-                name = _free_name(frame.name, taken)
-                for writer in writers:
-                    writer.add(number, name, frame, answer)
+        number, unreadable = _write(detector, pictures, writers, batch_size)
     return Inferred(number, net.seconds_per_image(), unreadable)
+
+
+def _write(
+    detector: Detector, pictures: Iterator[Frame | InputError], writers: Sequence[Writer], batch_size: int
+) -> tuple[int, list[str]]:
+    """Number of pictures looked at, and what was wrong with the others."""
+    number, taken, unreadable = 0, set[str](), []
+    while chunk := list(islice(pictures, batch_size)):
+        for error in (each for each in chunk if isinstance(each, InputError)):
+            unreadable.append(f"{error.where}: {error.found}")
+            print(f"passed over: {unreadable[-1]}", file=sys.stderr)
+        seen = [each for each in chunk if isinstance(each, Frame)]
+        for frame, answer in zip(seen, detector([frame.pixels for frame in seen]), strict=True):
+            number += 1
+            name = _free_name(frame.name, taken)
+            for writer in writers:
+                writer.add(number, name, frame, answer)
+    return number, unreadable
 
 
 def _free_name(stem: str, taken: set[str]) -> str:

@@ -93,6 +93,39 @@ def evaluate(arguments: Sequence[str] | None = None) -> None:
 
 def infer(arguments: Sequence[str] | None = None) -> None:
     """``tools/infer.py``."""
+    parser = _parser_of_infer()
+    args = parser.parse_args(arguments)
+    config, *given = args.given if args.given[0].endswith(".py") else [None, *args.given]
+    if len(given) < 2:
+        parser.error("give a CHECKPOINT, perhaps after its CONFIG, and at least one SOURCE")
+    saved = tuple(name for name in args.save or ("pictures", "coco") if name != "none")
+
+    def main() -> None:
+        from resdet.api import infer_files
+        from resdet.errors import InputError
+
+        seen = infer_files(
+            config,
+            given[0],
+            given[1:],
+            out=args.out,
+            save=saved,
+            score_threshold=args.score_threshold,
+            device=args.device,
+            batch_size=args.batch_size,
+            options=[*args.cfg_options, *test_options(args)],
+        )
+        print(f"{seen.images} images -> {args.out}/ ({', '.join(saved) or 'nothing written'})")
+        if seen.images:
+            print(costs_line(seen.seconds))
+        if seen.unreadable:
+            found = f"{len(seen.unreadable)} that do not decode: {'; '.join(seen.unreadable[:3])}"
+            raise InputError(f"{seen.images + len(seen.unreadable)} images", found=found, needed="whole image files")
+
+    run(main)
+
+
+def _parser_of_infer() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description="Detect objects in images, folders, videos and streams: annotated pictures and a COCO-format JSON.",
         usage="%(prog)s [CONFIG.py] CHECKPOINT SOURCE [SOURCE ...] [flags]",
@@ -125,32 +158,4 @@ def infer(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="images at a time (default: 1)")
     add_test(parser)
     parser.add_argument("--cfg-options", **MANY, default=[], metavar="KEY=VALUE", help="override the config")
-    args = parser.parse_args(arguments)
-    config, *given = args.given if args.given[0].endswith(".py") else [None, *args.given]
-    if len(given) < 2:
-        parser.error("give a CHECKPOINT, perhaps after its CONFIG, and at least one SOURCE")
-    saved = tuple(name for name in args.save or ("pictures", "coco") if name != "none")
-
-    def main() -> None:
-        from resdet.api import infer_files
-        from resdet.errors import InputError
-
-        seen = infer_files(
-            config,
-            given[0],
-            given[1:],
-            out=args.out,
-            save=saved,
-            score_threshold=args.score_threshold,
-            device=args.device,
-            batch_size=args.batch_size,
-            options=[*args.cfg_options, *test_options(args)],
-        )
-        print(f"{seen.images} images -> {args.out}/ ({', '.join(saved) or 'nothing written'})")
-        if seen.images:
-            print(costs_line(seen.seconds))
-        if seen.unreadable:
-            found = f"{len(seen.unreadable)} that do not decode: {'; '.join(seen.unreadable[:3])}"
-            raise InputError(f"{seen.images + len(seen.unreadable)} images", found=found, needed="whole image files")
-
-    run(main)
+    return parser
