@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -122,11 +121,6 @@ def add_scales(parser: argparse.ArgumentParser) -> None:
         metavar="PX",
         help="shorter sides of multi-scale testing (default: the paper's 200 400 600 800 1000)",
     )
-
-
-def work_dir(args: argparse.Namespace) -> Path:
-    """``--work-dir``, or the folder named after the config."""
-    return Path(args.work_dir or Path("work_dirs") / Path(args.config).stem)
 
 
 def options(args: argparse.Namespace, *, dense: str = "test_data.dense") -> list[str]:

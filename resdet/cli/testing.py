@@ -17,7 +17,11 @@ from resdet.cli.arguments import (
     options,
     test_options,
 )
+from resdet.cli.data import add_data, config_of
 from resdet.cli.running import run
+
+ANY = "converted_coco"
+"""The config of a checkpoint that tells its net, for data by their folder."""
 
 
 def evaluate(arguments: Sequence[str] | None = None) -> None:
@@ -26,10 +30,14 @@ def evaluate(arguments: Sequence[str] | None = None) -> None:
         description="mAP@[.5,.95] and the other COCO figures, VOC AP, top-1 and top-5 error, or localization errors, "
         "by the config's metric."
     )
-    parser.add_argument("config", help="a file of configs/")
     parser.add_argument(
-        "checkpoint", nargs="?", help="last.pth or best.pth of a run; of classifiers also a published or foreign file"
+        "given",
+        nargs="*",
+        metavar="[CONFIG] CHECKPOINT",
+        help="a file of configs/ (not needed with --data), then last.pth or best.pth of a run or a published file; of "
+        "classifiers also a foreign one",
     )
+    add_data(parser)
     parser.add_argument("--detections", metavar="FILE", help="score a COCO results file instead of a net")
     parser.add_argument("--out", metavar="FILE", help="write figures, classes and provenance as JSON")
     parser.add_argument("--save-detections", metavar="FILE", help="write the detections as a COCO results file")
@@ -39,24 +47,23 @@ def evaluate(arguments: Sequence[str] | None = None) -> None:
     add_localizers(parser)
     add_common(parser)
     args = parser.parse_args(arguments)
-    if (args.checkpoint is None) == (args.detections is None):
-        parser.error("give a CHECKPOINT, or --detections FILE")
+    args.config, args.checkpoint = _config_and_checkpoint(parser, args)
     if args.detections and test_options(args):
         parser.error("--detections are scored as they are; " + test_options(args)[0] + " needs a CHECKPOINT")
 
     def main() -> None:
         from resdet.engine import distributed
-        from resdet.engine.config import load_config
         from resdet.engine.evaluate import evaluate as run_evaluation
         from resdet.engine.evaluate import evaluate_detections
         from resdet.engine.experiment import load_experiment
         from resdet.errors import InputError
         from resdet.evaluation.report import format_table, provenance, write_json
 
-        plain = load_config(args.config)
+        plain = config_of(args.config, args.data, default=ANY)
         check_views(args, plain)
         sees_whole = args.dense is not None and plain.task.name == "localization"
-        config = load_config(args.config, options(args, dense="test.sides" if sees_whole else "test_data.dense"))
+        said = options(args, dense="test.sides" if sees_whole else "test_data.dense")
+        config = config_of(args.config, args.data, said, default=ANY)
         if args.save_detections and config.task.name != "detection":
             raise InputError("--save-detections", found=f"a {config.task.name} config", needed="a detection config")
         distributed.start(args.launcher, timeout=config.run.start_timeout)
@@ -84,11 +91,23 @@ def evaluate(arguments: Sequence[str] | None = None) -> None:
         out = args.out or (Path(args.work_dir) / "eval.json" if args.work_dir else None)
         if out:
             scored = args.checkpoint or args.detections
-            record = provenance(args.config, scored, seed=config.run.seed, config_text=config.text)
+            record = provenance(config.filename, scored, seed=config.run.seed, config_text=config.text)
             per_class = getattr(metric.report, "per_class", ()) if config.task.name == "detection" else ()
             write_json(out, {"figures": figures, "per_class": per_class, "seconds_per_image": costs, **record})
 
     run(main)
+
+
+def _config_and_checkpoint(parser: argparse.ArgumentParser, args: argparse.Namespace) -> tuple[str | None, str | None]:
+    """The words of ``eval``: a config where there is no ``--data``, and a checkpoint where there are no detections."""
+    words = list(args.given)
+    config = words.pop(0) if words and (args.data is None or words[0].endswith(".py")) else None
+    checkpoint = words.pop(0) if words else None
+    if words or (config is None and args.data is None) or (checkpoint is None) == (args.detections is None):
+        parser.error("give a CONFIG (or --data FOLDER), and a CHECKPOINT or --detections FILE")
+    if config is not None and config.endswith((".pth", ".safetensors", ".pt")):
+        parser.error(f"{config} alone: give --data FOLDER, or a CONFIG before it, which tells the data")
+    return config, checkpoint
 
 
 def infer(arguments: Sequence[str] | None = None) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from resdet.cli.arguments import MANY, add_common, options, work_dir
+from resdet.cli.arguments import MANY, add_common, options
+from resdet.cli.data import add_data, config_of, work_dir_of
 from resdet.cli.running import run
 
 
@@ -17,7 +18,8 @@ def train_any(arguments: Sequence[str] | None = None) -> None:
 def train(task: str | None, description: str, arguments: Sequence[str] | None = None) -> None:
     """``tools/train_det.py``, ``tools/train_cls.py`` and ``tools/train_loc.py``; without a task whatever it is."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("config", help="a file of configs/")
+    parser.add_argument("config", nargs="?", help="a file of configs/; not needed with --data")
+    add_data(parser)
     add_common(parser)
     parser.add_argument(
         "--resume",
@@ -41,23 +43,24 @@ def train(task: str | None, description: str, arguments: Sequence[str] | None = 
         help="one training for each, then mean and standard deviation",
     )
     args = parser.parse_args(arguments)
+    if args.config is None and args.data is None:
+        parser.error("give a CONFIG, --data FOLDER, or both")
 
     def main() -> None:
-        from resdet.engine.config import load_config
         from resdet.engine.train import train as run_training
         from resdet.engine.train import train_seeds
         from resdet.errors import InputError
 
-        config = load_config(args.config, options(args))
+        config = config_of(args.config, args.data, options(args))
         if task not in (None, config.task.name):
             needed = f"{task!r}, or {config.task.tool}"
-            raise InputError(f"config {args.config}", found=f"task = {config.task.name!r}", needed=needed)
+            raise InputError(f"config {config.filename}", found=f"task = {config.task.name!r}", needed=needed)
         how = {name: getattr(args, name) for name in ("launcher", "resume", "auto_scale_lr", "overwrite")}
         if not args.seeds:
-            run_training(config, work_dir=work_dir(args), **how)
+            run_training(config, work_dir=work_dir_of(args), **how)
             return
-        configs = {seed: load_config(args.config, [*options(args), f"run.seed={seed}"]) for seed in args.seeds}
-        for name, (mean, deviation) in train_seeds(configs, work_dir=work_dir(args), **how).items():
+        configs = {seed: config_of(args.config, args.data, [*options(args), f"run.seed={seed}"]) for seed in args.seeds}
+        for name, (mean, deviation) in train_seeds(configs, work_dir=work_dir_of(args), **how).items():
             print(f"{name:<16} {mean:.4f} ± {deviation:.4f}  over {len(configs)} seeds")
 
     run(main)

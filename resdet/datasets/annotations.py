@@ -10,7 +10,7 @@ import logging
 import os
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -108,6 +108,28 @@ class Annotations:
         xywh[:, 2:] -= xywh[:, :2]
         images = np.repeat(np.arange(len(self)), np.diff(self.first))
         return Written(xywh, self.areas.astype(np.float64), self.ignore, self.labels, images)
+
+    def select(self, rows: np.ndarray) -> Annotations:
+        """The same set with some of its images only.
+
+        Args:
+            rows: (m,) of them, in the order that they then have.
+        """
+        counts = np.diff(self.first)[rows]
+        boxes = np.concatenate([np.arange(self.first[row], self.first[row + 1]) for row in rows] or [np.arange(0)])
+        place = np.full(len(self), -1)
+        place[rows] = np.arange(len(rows))
+        written = self.written
+        kept = place[written.images] >= 0
+        return replace(
+            self,
+            image_ids=self.image_ids[rows],
+            files=FileNames([self.files[int(row)] for row in rows]),
+            hw=self.hw[rows],
+            first=np.cumsum([0, *counts]),
+            **{name: getattr(self, name)[boxes] for name in ("boxes", "labels", "ignore", "areas", "box_ids")},
+            repaired=Written(*(part[kept] for part in written[:-1]), images=place[written.images[kept]]),
+        )
 
     def path(self, index: int) -> str:
         """Where the image file of ``index`` lies."""

@@ -21,7 +21,7 @@ import numpy as np
 
 from resdet.datasets.annotations import Annotations, FileNames, check_boxes
 from resdet.datasets.images import image_size_hw, open_image
-from resdet.datasets.voc import parse_xml
+from resdet.datasets.voc_xml import parse_xml
 from resdet.errors import InputError, listed
 from resdet.files import keep_arrays, kept_arrays
 

@@ -6,21 +6,24 @@ box of ``xmin, ymin, xmax, ymax`` is ``(xmin - 1, ymin - 1, xmax, ymax)``.
 
 from __future__ import annotations
 
+import codecs
+import logging
 import os
+import re
 from collections.abc import Sequence
-from typing import NamedTuple
-from xml.etree import ElementTree
+from pathlib import Path
 
 import numpy as np
 
 from resdet.datasets.annotations import Annotations, FileNames, check_boxes, known_sizes
-from resdet.errors import InputError, nearest
+from resdet.datasets.images import SUFFIXES
+from resdet.datasets.voc_xml import VocImage, parse_xml
+from resdet.errors import InputError, listed, nearest
 
+logger = logging.getLogger(__name__)
 LAYOUT = "a folder with Annotations/*.xml, JPEGImages/*.jpg and ImageSets/Main/<split>.txt, as VOCdevkit/VOC2007"
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG", ".bmp", ".tif", ".tiff", ".webp")
-CORNERS = ("xmin", "ymin", "xmax", "ymax")
-LONGEST_NAME = 100
-"""Characters of a class name. All names of a data set lie in one array, each as wide as the longest."""
+EVERY = "*"
+"""The split of all annotated images."""
 
 
 def read_voc(
@@ -30,23 +33,30 @@ def read_voc(
 
     Args:
         splits: (folder, split) pairs, as ``[("data/VOCdevkit/VOC2007", "trainval"), ("data/VOCdevkit/VOC2012",
-            "trainval")]``. Image ids are row numbers in the union, from 0.
+            "trainval")]``. Image ids are row numbers in the union, from 0. The split ``"*"`` is every annotated image.
+            Folders without ``Annotations`` and ``JPEGImages`` are searched for XML files and images.
         classes: every class name that occurs, in the order of the labels. None: collected from *all* annotation files
             of the folders, whatever their split, and sorted (VOC's 20 are in that order).
         strict: refuse boxes at fault instead of clipping or dropping them (see ``check_boxes``). A box with
             ``xmax <= xmin`` counts as one without width: VOC itself has no one-pixel boxes, stray clicks do that.
 
     Raises:
-        InputError: a folder, split, annotation or image is missing, an XML is broken, or a class name is unknown.
+        InputError: a folder, split or image is missing, an XML is broken, or a class name is unknown.
+
+    An image that a split lists and that has no XML is taken as one without objects; a warning counts them.
     """
     if not splits:
         raise InputError("VOC data set", found="no splits", needed="pairs of a folder and a split")
-    folders = [_Folder(os.fspath(root)) for root, _ in splits]
+    folders = [VocFolder(os.fspath(root)) for root, _ in splits]
     names = [(folder, name) for folder, (_, split) in zip(folders, splits, strict=True) for name in folder.names(split)]
     source = ", ".join(f"{os.fspath(root)} ({split})" for root, split in splits)
     if not names:
         raise InputError(source, found="no images in the split", needed="at least one image name")
     parsed = {os.path.join(folder.root, name): folder.parse(name) for folder, name in names}
+    if bare := [name for folder, name in names if name not in folder.annotated]:
+        logger.warning(
+            "%s: %d images without an XML, taken as background: %s", source, len(bare), listed(bare, shown=3)
+        )
     if len(parsed) < len(names):
         raise InputError(source, found=f"{len(names) - len(parsed)} images twice", needed="each image once")
     if classes is None:
@@ -65,7 +75,7 @@ def read_voc(
             if label not in label_of:
                 needed = f"a class of the data set: {nearest(label, classes)}"
                 raise InputError(folder.xml(name), found=f"class name {label!r}", needed=needed)
-    image_root = os.path.commonpath([os.path.join(folder.root, "JPEGImages") for folder in folders])
+    image_root = os.path.commonpath([folder.image_root for folder in folders])
     paths = [folder.image(name, image) for (folder, name), image in zip(names, images, strict=True)]
     files = FileNames([os.path.relpath(path, image_root) for path in paths])
     hw = known_sizes(np.array([image.hw for image in images], dtype=np.int32), image_root, files)
@@ -101,101 +111,129 @@ def read_voc(
     )
 
 
-class VocImage(NamedTuple):
-    """What one XML says."""
-
-    filename: str
-    hw: tuple[int, int]
-    """(0, 0) where it does not say."""
-    labels: list[str]
-    """A class name for each object; boxes and flags likewise."""
-    boxes: list[list[float]]
-    """xmin, ymin, xmax, ymax as written."""
-    difficult: list[bool]
-
-
-class _Folder:
-    """One VOC-form folder with the listings of its parts."""
+class VocFolder:
+    """A folder of VOC's form with the listings of its parts; of another form, all that lies in it."""
 
     def __init__(self, root: str) -> None:
         self.root = os.path.abspath(root)
-        for part in ("Annotations", "JPEGImages", os.path.join("ImageSets", "Main")):
-            if not os.path.isdir(os.path.join(root, part)):
-                raise InputError(f"VOC folder {root}", found=f"no folder {part}", needed=LAYOUT)
-        listing = sorted(os.listdir(os.path.join(root, "Annotations")))
-        self.annotated = dict.fromkeys(name[:-4] for name in listing if name.endswith(".xml"))
-        self.pictures = set(os.listdir(os.path.join(root, "JPEGImages")))
+        if not os.path.isdir(root):
+            raise InputError(f"VOC folder {root}", found="no such folder", needed=LAYOUT)
+        parts = [os.path.join(self.root, part) for part in ("Annotations", "JPEGImages")]
+        annotation_root, self.image_root = parts if all(map(os.path.isdir, parts)) else [self.root] * 2
+        self.annotated = {
+            _name(path): os.path.join(annotation_root, path) for path in _below(annotation_root, (".xml",))
+        }
+        if not self.annotated:
+            raise InputError(f"VOC folder {root}", found="no XML file", needed=LAYOUT)
+        self.pictures: dict[str, list[str]] = {}
+        """Images by the last part of their names, in small letters and without ending."""
+        for path in _below(self.image_root, SUFFIXES):
+            self.pictures.setdefault(_name(os.path.basename(path)).lower(), []).append(path)
+        self._by_last_part: dict[str, list[str]] = {}
+        for name in self.annotated:
+            self._by_last_part.setdefault(os.path.basename(name).lower(), []).append(name)
 
-    def xml(self, name: str) -> str:
-        return os.path.join(self.root, "Annotations", f"{name}.xml")
+    def classes(self) -> list[str]:
+        """Every class name that occurs in it, sorted."""
+        return sorted({label for name in self.annotated for label in self.parse(name).labels})
+
+    def splits(self) -> dict[str, str]:
+        """The files that list images, by the name of their split."""
+        for part in ("ImageSets/Main", "ImageSets", ""):
+            folder = os.path.join(self.root, *part.split("/"))
+            if os.path.isdir(folder):
+                found = {
+                    _name(name): os.path.join(folder, name)
+                    for name in sorted(os.listdir(folder))
+                    if name.endswith(".txt")
+                }
+                if found:
+                    return found
+        return {}
 
     def names(self, split: str) -> list[str]:
         """The image names of a split."""
-        folder = os.path.join(self.root, "ImageSets", "Main")
-        path = os.path.join(folder, f"{split}.txt")
-        if not os.path.isfile(path):
-            splits = sorted(name[:-4] for name in os.listdir(folder) if name.endswith(".txt"))
+        if split == EVERY:
+            return list(self.annotated)
+        splits = self.splits()
+        if split not in splits:
+            path = os.path.join(self.root, "ImageSets", "Main", f"{split}.txt")
             whole = [name for name in splits if name.rpartition("_")[2] not in splits or "_" not in name]
             needed = f"one of the splits there: {', '.join(whole) or 'none, put one image name per line in a file'}"
             raise InputError(path, found="no such file", needed=needed)
-        with open(path, encoding="utf-8") as file:
-            lines = [line.strip() for line in file if line.strip()]
-        # devkits also have "name flag" lines (per-class lists); a name of one's own may hold blanks
-        names = [line if line in self.annotated else line.split()[0] for line in lines]
-        for name in names:
-            if name not in self.annotated:
-                raise InputError(self.xml(name), found="no such file", needed=f"the annotation that {path} names")
-        return names
+        return [self._named(line, splits[split]) for line in _lines(splits[split])]
 
-    def image(self, name: str, image: VocImage) -> str:
-        """Path of the picture of an annotation: NAME.jpg, the XML's <filename>, or NAME with another extension."""
-        for picture in (f"{name}.jpg", image.filename, *(name + extension for extension in EXTENSIONS)):
-            if picture in self.pictures:
-                return os.path.join(self.root, "JPEGImages", picture)
-        wanted = os.path.join(self.root, "JPEGImages", f"{name}.jpg")
+    def _named(self, line: str, source: str) -> str:
+        """The image that a line means: a name, perhaps with a path, an ending, or a flag behind it."""
+        written = line.replace("\\", "/")
+        for text in dict.fromkeys((written, written.rpartition(" ")[0].strip(), written.split()[0])):
+            for name in dict.fromkeys((text, _name(text))):
+                if name in self.annotated:
+                    return name
+            last = _name(os.path.basename(text)).lower()
+            if len(found := self._by_last_part.get(last, [])) == 1:
+                return found[0]
+            if len(found) > 1:
+                raise InputError(
+                    source, found=f"{line!r}, which may be {listed(found)}", needed="names with their folder"
+                )
+            if last and last in self.pictures:  # without an annotation
+                return _name(self.pictures[last][0])
+        wanted = os.path.join(self.root, "Annotations", f"{line}.xml")
         raise InputError(
-            wanted, found="no such file", needed=f"the image of {self.xml(name)} ({', '.join(EXTENSIONS)})"
+            wanted, found="no such file", needed=f"the annotation, or at least the image, that {source} names"
         )
 
+    def xml(self, name: str) -> str:
+        """Path of an annotation."""
+        return self.annotated[name]
+
+    def image(self, name: str, image: VocImage) -> str:
+        """Path of the picture of an annotation: NAME with an ending, or the XML's <filename>."""
+        beside = os.path.dirname(name)
+        for wanted in dict.fromkeys((name, _name(re.split(r"[/\\]", image.filename)[-1]))):
+            found = self.pictures.get(os.path.basename(wanted).lower(), [])
+            exact = [path for path in found if os.path.basename(path) == image.filename] or [
+                path
+                for path in found
+                if os.path.dirname(path) == beside and _name(os.path.basename(path)) == os.path.basename(name)
+            ]
+            if len(found) == 1 or exact:
+                return os.path.join(self.image_root, (exact or found)[0])
+            if found:
+                needed = f"one image of {self.annotated.get(name, name)}"
+                raise InputError(f"VOC folder {self.root}", found=listed(found), needed=needed)
+        wanted = os.path.join(self.image_root, f"{name}.jpg")
+        needed = f"the image of {self.annotated.get(name, name)} ({', '.join(SUFFIXES)})"
+        raise InputError(wanted, found="no such file", needed=needed)
+
     def parse(self, name: str) -> VocImage:
-        return parse_xml(self.xml(name))
+        """What the annotation of an image says; of none, nothing."""
+        return parse_xml(self.annotated[name]) if name in self.annotated else VocImage("", (0, 0), [], [], [])
 
 
-def parse_xml(path: str) -> VocImage:
-    """Read one annotation file of VOC's form.
+def _name(path: str) -> str:
+    """Without the ending of an image or an XML."""
+    stem, ending = os.path.splitext(path)
+    return stem if ending.lower() in (*SUFFIXES, ".xml", ".txt") else path
 
-    Raises:
-        InputError: the file cannot be read, the XML is broken or of an encoding that Python's parser does not know, an
-            object has no name, one of over 100 characters, or no four numbers, or the size is none.
-    """
+
+def _below(root: str, endings: tuple[str, ...]) -> list[str]:
+    """Files below a folder with one of the endings in any case, hidden ones left out, sorted."""
+    found = []
+    for folder, inside, files in os.walk(root):
+        inside[:] = sorted(name for name in inside if not name.startswith("."))
+        names = [name for name in sorted(files) if name.lower().endswith(endings) and not name.startswith(".")]
+        found += [os.path.relpath(os.path.join(folder, name), root) for name in names]
+    return found
+
+
+def _lines(path: str) -> list[str]:
+    """The lines of a list of images, also as Windows writes it."""
+    content = Path(path).read_bytes()
+    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
-        root = ElementTree.parse(path).getroot()
-    except (ElementTree.ParseError, ValueError, LookupError) as error:
-        raise InputError(path, found=f"broken XML: {error}", needed="a complete VOC annotation, in UTF-8") from error
-    except OSError as error:
-        raise InputError(path, found=error.strerror or error, needed="a VOC annotation") from error
-    objects = root.findall("object")
-    labels, boxes = [], []
-    for number, item in enumerate(objects, 1):
-        label, box = (item.findtext("name") or "").strip(), item.find("bndbox")
-        try:
-            values = [float(box.findtext(side)) for side in CORNERS]
-        except (AttributeError, TypeError, ValueError) as error:
-            values = [box.findtext(side) for side in CORNERS] if box is not None else "no <bndbox>"
-            needed = f"<bndbox> with four numbers: {', '.join(CORNERS)}"
-            raise InputError(f"{path}, object {number}", found=values, needed=needed) from error
-        if not label:
-            raise InputError(f"{path}, object {number}", found="no <name>", needed="the name of its class")
-        if len(label) > LONGEST_NAME:
-            found = f"a <name> of {len(label)} characters: {label[:20]}..."
-            raise InputError(f"{path}, object {number}", found=found, needed=f"{LONGEST_NAME} or fewer")
-        labels.append(label)
-        boxes.append(values)
-    difficult = [(item.findtext("difficult") or "0").strip() not in ("0", "") for item in objects]
-    try:
-        hw = (int(float(root.findtext("size/height") or 0)), int(float(root.findtext("size/width") or 0)))
-    except (ValueError, OverflowError) as error:
-        raise InputError(path, found="a <size> that is not a number", needed="height and width") from error
-    if not all(0 <= side < 2**31 for side in hw):
-        raise InputError(path, found=f"a <size> of height {hw[0]} and width {hw[1]}", needed="pixels, or 0: not known")
-    return VocImage((root.findtext("filename") or "").strip(), hw, labels, boxes, difficult)
+        text = content.decode("utf-16" if wide else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(path, found=f"not text: {error}", needed="a list of image names in UTF-8") from error
+    return [line.strip().strip("\"'") for line in text.splitlines() if line.strip()]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -115,8 +117,12 @@ def test_boxes_at_fault(root, caplog):
 def test_missing_things(root):
     with pytest.raises(InputError, match="no splits"):
         read_voc([])
-    with pytest.raises(InputError, match=r"no folder Annotations\n.*JPEGImages"):
+    with pytest.raises(InputError, match=r"trainval\.txt\n.*no such file\n.*none, put one image name"):
         read_voc([(root.parent, "trainval")])
+    with pytest.raises(InputError, match=r"no XML file\n.*Annotations/\*\.xml, JPEGImages"):
+        read_voc([(root / "JPEGImages", "trainval")])
+    with pytest.raises(InputError, match="no such folder"):
+        read_voc([(root / "nowhere", "trainval")])
     split(root, "cat_trainval", "000001 1")
     with pytest.raises(InputError, match=r"val\.txt\n.*no such file\n.*splits there: test, trainval$"):
         read_voc([(root, "val")])
@@ -150,18 +156,113 @@ def test_unknown_class_name(root):
         ("<annotation><size><width>-2</width><height>1</height></size></annotation>", "height 1 and width -2"),
         ("<annotation><size><width>4e9</width><height>1</height></size></annotation>", "width 4000000000"),
         ('<?xml version="1.0" encoding="no-such"?><annotation/>', "broken XML: unknown encoding"),
-        ('<?xml version="1.0" encoding="gb18030"?><annotation/>', "broken XML: multi-byte"),
+        ('<?xml version="1.0"?><annotation>\udce9</annotation>', "broken XML: not well-formed"),
+        (f"<annotation>{thing('cat', 1, 2, 3, 4, difficult='hard')}</annotation>", r"object 1\n.*<difficult> 'hard'"),
+        (f"<annotation>{thing('cat', 1, 2, 3, 4, difficult=2)}</annotation>", r"object 1\n.*<difficult> '2'"),
         (f"<annotation>{thing('c' * 101, 1, 2, 3, 4)}</annotation>", r"object 1\n.*101 characters: cccc"),
     ],
 )
 def test_broken_annotation(root, body, message):
-    (root / "Annotations/000003.xml").write_text(body)
+    (root / "Annotations/000003.xml").write_bytes(body.encode(errors="surrogateescape"))
     with pytest.raises(InputError, match=r"000003\.xml(.|\n)*" + message):
         read_voc([(root, "test")])
 
 
 def test_an_annotation_that_is_no_file(root):
     (root / "Annotations/000003.xml").unlink()
-    (root / "Annotations/000003.xml").mkdir()
-    with pytest.raises(InputError, match=r"000003\.xml\n.*directory"):
+    os.mkfifo(root / "Annotations/000003.xml")
+    with pytest.raises(InputError, match=r"000003\.xml\n.*a pipe"):
         read_voc([(root, "test")])
+
+
+# --- as labelling tools and people write it
+
+
+@pytest.mark.parametrize(
+    ("word", "flag"),
+    [("0", 0), ("1", 1), ("0.0", 0), ("1.0", 1), ("False", 0), ("TRUE", 1), ("no", 0), ("yes", 1), ("", 0), (" ", 0)],
+)
+def test_words_for_difficult(root, word, flag):
+    add(root, "a", thing("cat", 1, 1, 5, 5, difficult=word))
+    split(root, "mine", "a")
+    assert read_voc([(root, "mine")]).ignore.tolist() == [bool(flag)]
+
+
+@pytest.mark.parametrize("encoding", ["gb2312", "utf-16", "latin-1", "shift_jis"])
+def test_declared_encodings(root, encoding):
+    name = {"latin-1": "hérisson"}.get(encoding, "犬")
+    text = f'<?xml version="1.0" encoding="{encoding}"?><annotation>{thing(name, 1, 1, 5, 5)}</annotation>'
+    (root / "Annotations/000003.xml").write_bytes(text.encode(encoding))
+    data = read_voc([(root, "test")])
+    assert name in data.classes and data.boxes.tolist() == [[0, 0, 5, 5]]
+
+
+def test_an_empty_xml_and_none_at_all_are_background(root, caplog):
+    (root / "Annotations/000003.xml").write_text("")
+    Image.new("RGB", (8, 6)).save(root / "JPEGImages/000004.png")
+    split(root, "test", "000003", "000004", "000001")
+    data = read_voc([(root, "test")])
+    assert data.first.tolist() == [0, 0, 0, 2] and data.hw.tolist() == [[10, 20], [6, 8], [10, 20]]
+    assert list(data.files) == ["000003.jpg", "000004.png", "000001.jpg"]
+    assert [record.getMessage().partition(": ")[2] for record in caplog.records] == [
+        "1 images without an XML, taken as background: 000004"
+    ]
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        b"\xef\xbb\xbf000002\r\n000001\r\n",
+        "000002\r\n000001\r\n".encode("utf-16"),
+        b"JPEGImages/000002.jpg\n./JPEGImages/000001.JPG 1\n",
+        b"C:\\data\\images\\000002.jpg\nC:\\data\\images\\000001.jpg\n",
+        b"Annotations/000002.xml\n'000001'\n",
+        b"/data/upload/4/000002.png\n000001.bmp\n",
+    ],
+)
+def test_lines_of_split_files(root, lines):
+    (root / "ImageSets/Main/mine.txt").write_bytes(lines)
+    assert list(read_voc([(root, "mine")]).files) == ["000002.jpg", "000001.jpg"]
+
+
+def test_a_split_file_that_is_no_text(root):
+    (root / "ImageSets/Main/mine.txt").write_bytes(b"000001\n\xff\xc3\n")
+    with pytest.raises(InputError, match=r"mine\.txt\n.*not text\b.*\n.*UTF-8"):
+        read_voc([(root, "mine")])
+
+
+@pytest.mark.parametrize("ending", [".JPG", ".jpeg", ".Png", ".bmp", ".TIF", ".tiff", ".webp"])
+def test_pictures_with_any_ending(root, ending):
+    add(root, "x", picture="x.png")
+    Image.new("RGB", (20, 10)).save(root / "JPEGImages" / f"x{ending}")
+    if ending != ".Png":
+        (root / "JPEGImages" / "x.png").unlink()
+    split(root, "mine", "x")
+    assert read_voc([(root, "mine")]).files[0].lower() in (f"x{ending}".lower(), "x.png")
+
+
+def test_folders_of_any_names(tmp_path):
+    for folder, name in (("images", "a"), ("images/deep", "b")):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        Image.new("RGB", (20, 10)).save(tmp_path / folder / f"{name}.jpg")
+        (tmp_path / "annots").mkdir(exist_ok=True)
+        xml = f"<annotation><filename>{name}.jpg</filename>{thing('dog', 1, 1, 3, 3)}</annotation>"
+        (tmp_path / "annots" / f"{name}.xml").write_text(xml)
+    data = read_voc([(tmp_path, "*")])
+    assert list(data.files) == ["images/a.jpg", "images/deep/b.jpg"] and data.classes == ("dog",)
+    (tmp_path / "train.txt").write_text("b\n")  # beside them, without ImageSets
+    assert list(read_voc([(tmp_path, "train")]).files) == ["images/deep/b.jpg"]
+
+
+def test_names_that_may_mean_several(tmp_path):
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        Image.new("RGB", (20, 10)).save(tmp_path / folder / "a.jpg")
+        (tmp_path / folder / "a.xml").write_text(f"<annotation>{thing('dog', 1, 1, 3, 3)}</annotation>")
+    assert list(read_voc([(tmp_path, "*")]).files) == ["one/a.jpg", "two/a.jpg"]  # each has the image beside it
+    (tmp_path / "train.txt").write_text("a.jpg\n")
+    with pytest.raises(InputError, match=r"'a\.jpg', which may be one/a, two/a"):
+        read_voc([(tmp_path, "train")])
+    (tmp_path / "two" / "a.xml").rename(tmp_path / "a.xml")
+    with pytest.raises(InputError, match=r"one/a\.jpg, two/a\.jpg"):
+        read_voc([(tmp_path, "*")])
