@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable, Sequence
+
+LONGEST = 1500
+"""Characters of a part of a message."""
 
 
 class InputError(ValueError):
@@ -18,11 +22,37 @@ class InputError(ValueError):
     """
 
     def __init__(self, where: object, *, found: object = None, needed: object = None) -> None:
-        self.where, self.found, self.needed = str(where), found, needed
+        self.where, self.found, self.needed = printable(where), found, needed
         if found is None and needed is None:  # how torch raises anew what a loader process raised: one text, traced
             super().__init__(str(where).rpartition("InputError: ")[2].strip())
         else:
-            super().__init__(f"{where}\n  found:  {found}\n  needed: {needed}")
+            super().__init__(f"{self.where}\n  found:  {printable(found)}\n  needed: {printable(needed)}")
+
+
+class _Bounded(reprlib.Repr):
+    """What a file holds may be a list of a list of ... that is endless when it is written out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxstring, self.maxother, self.maxlong = 3, 200, 200, 60
+        self.maxlist = self.maxtuple = self.maxdict = self.maxset = 12
+
+
+bounded = _Bounded().repr
+"""``repr`` of a value from a file, cut where it is long or deep."""
+
+
+def printable(value: object) -> str:
+    """A value in a message: bounded in length, its control characters shown and not sent to the terminal."""
+    text = value if isinstance(value, str) else str(value) if _is_plain(value) else bounded(value)
+    text = text if len(text) <= LONGEST else f"{text[:LONGEST]}... ({len(text)} characters)"
+    return "".join(ch if ch.isprintable() or ch == "\n" else ch.encode("unicode_escape").decode() for ch in text)
+
+
+def _is_plain(value: object) -> bool:
+    """Whether it is no container, or one of plain values."""
+    inside = value.items() if isinstance(value, dict) else value if isinstance(value, (list, tuple, set)) else ()
+    return not any(isinstance(part, (list, set, dict)) for part in inside)
 
 
 class Stopped(Exception):

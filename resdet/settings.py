@@ -39,7 +39,10 @@ Width = Annotated[int, Field(ge=1, le=16_384)]
 """Channels; a checkpoint's or a config's text cannot ask for all the memory there is."""
 Layers = Annotated[int, Field(ge=0, le=64)]
 """How many of one kind, likewise."""
-"""A whole number from 0 on."""
+Side = Annotated[int, Field(ge=1, le=65_536)]
+"""Pixels of an image, likewise."""
+Classes = Annotated[int, Field(ge=1, le=100_000)]
+"""How many, likewise."""
 
 
 class Settings(BaseModel):

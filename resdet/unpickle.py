@@ -137,5 +137,17 @@ def read_pickled(path: Path) -> Any:
         raise InputError(path, found=found, needed="a whole file") from error
 
 
+def reason_of(error: Exception) -> str:
+    """Why torch did not load a file, in a few words of ours: its own are a page, and advise to unpickle."""
+    text = str(error)
+    if named := re.search(r"GLOBAL (\S+)", text):
+        return f"objects that only unpickling could read ({named[1]})"
+    if isinstance(error, UnpicklingError | EOFError) or "Weights only load failed" in text:
+        return "damaged, or no file of tensors"
+    if any(word in text for word in ("PytorchStreamReader", "inline_container", "zip archive")):
+        return "damaged: not a whole archive"
+    return _shorten(error)
+
+
 def _shorten(reason: Exception | str) -> str:
     return (str(reason).strip() or type(reason).__name__).splitlines()[0][:200]

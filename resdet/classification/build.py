@@ -14,7 +14,7 @@ from resdet.backbones.stochastic_depth import stochastic_depth
 from resdet.backbones.weights import init_backbone
 from resdet.classification.classifier import IMAGENET_MEAN, IMAGENET_STD, Classifier
 from resdet.errors import InputError
-from resdet.settings import Changeable, Count, Fraction, NotNegative, Positive, Settings, takes_settings
+from resdet.settings import Changeable, Classes, Count, Fraction, NotNegative, Positive, Settings, takes_settings
 
 
 class ClassifierSettings(Settings):
@@ -23,7 +23,7 @@ class ClassifierSettings(Settings):
     section: ClassVar[str] = "model"
     backbone: str
     """A name of ``BACKBONES``."""
-    num_classes: Changeable[Count | None] = None
+    num_classes: Changeable[Classes | None] = None
     """K; None follows the data."""
     init: Changeable[str | None] = None
     """Weights to go on from: a file, ``"pretrained"`` (timm/ and torchvision/ names), or None for He's

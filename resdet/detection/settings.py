@@ -15,6 +15,7 @@ from pydantic import Field
 from resdet.detection.preprocess import Rounding
 from resdet.settings import (
     Changeable,
+    Classes,
     Count,
     CountOrNone,
     Fraction,
@@ -22,6 +23,7 @@ from resdet.settings import (
     NotNegative,
     Positive,
     Settings,
+    Side,
     Tested,
     Width,
 )
@@ -33,7 +35,7 @@ class BackboneSettings(Settings):
     section: ClassVar[str] = "model"
     backbone: str
     """A name of ``BACKBONES``, ``timm/<model>`` or ``torchvision/<model>``."""
-    num_classes: Changeable[Count | None] = None
+    num_classes: Changeable[Classes | None] = None
     """K, without background; None follows the data."""
     init: Changeable[str | None] = None
     """Weights of the backbone: a file, ``"pretrained"`` (timm/ and torchvision/ names, ``resnet18-half``) or None for
@@ -51,9 +53,9 @@ class InputSettings(Settings):
     """What the net sees of an image."""
 
     section: ClassVar[str] = "model"
-    shorter_side: Tested[Count | Sequence[Count]] = 800
+    shorter_side: Tested[Side | Sequence[Side]] = 800
     """Of the input, in pixels; one of several is drawn for each training batch, and the last one is used at test."""
-    longer_side: Tested[Count] = 1333
+    longer_side: Tested[Side] = 1333
     """Its bound."""
     antialias: Tested[bool] = False
     """Blur before shrinking, as Pillow and detectron2; torchvision and mmdetection do not."""
@@ -138,8 +140,8 @@ class PyramidSettings(DetectorSettings):
 class SingleLevelSettings(DetectorSettings):
     """One feature map of stride 16, with the settings of the paper's appendix A."""
 
-    shorter_side: Tested[Count | Sequence[Count]] = 600
-    longer_side: Tested[Count] = 1000
+    shorter_side: Tested[Side | Sequence[Side]] = 600
+    longer_side: Tested[Side] = 1000
     anchor_sizes: Sequence[Positive] = (64, 128, 256, 512)
     """Sides in input pixels; VOC leaves out 64 (Ren 2015)."""
     pooling: Literal["align", "pool"] = "pool"

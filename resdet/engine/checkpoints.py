@@ -5,17 +5,54 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import torch
-from torch import nn
+from pydantic import ConfigDict, Field, model_validator
+from torch import Tensor, nn
 
 from resdet.backbones.custom import define_net
 from resdet.backbones.published import read_published
 from resdet.backbones.weights import check_whole, load_exactly, read_weights
 from resdet.engine.calls import Call, call_of_checkpoint, differences
-from resdet.errors import InputError, listed
+from resdet.errors import InputError, bounded, listed
 from resdet.files import replacing
+from resdet.settings import CountOrNone, Settings
+from resdet.unpickle import reason_of
+
+LARGEST_META, DEEPEST_META = 300_000, 20
+"""Values that a checkpoint may tell, in how many lists; 1,000 classes and a config are some thousands."""
+
+
+class Meta(Settings):
+    """What a checkpoint tells of its run: types and ranges; other entries, of other versions, are passed over."""
+
+    model_config = ConfigDict(extra="allow")
+    section: ClassVar[str] = "meta"
+    task: str | None = None
+    classes: tuple[str, ...] | None
+    model: dict[str, Any] | None = None
+    config: str | None = None
+    step: CountOrNone | None = None
+    figures: dict[str, float | None] | None = None
+    test: dict[str, Any] | None = None
+    category_ids: tuple[int, ...] | None = None
+    settings: dict[str, Any] | None = None
+    view: dict[str, int] | None = None
+    warmup: dict[str, Any] | None = None
+    best: Annotated[float, Field(allow_inf_nan=True)] | None = None
+    without_better: CountOrNone | None = None
+    validated: int | None = None
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Meta:
+        names = self.classes or ()
+        if len(set(names)) < len(names) or self.classes == ():
+            raise InputError("meta.classes", found=bounded(names), needed="names, each once")
+        if self.category_ids is not None and len(self.category_ids) != len(names):
+            found = f"{len(self.category_ids)} ids"
+            raise InputError("meta.category_ids", found=found, needed=f"one for each of the {len(names)} classes")
+        return self
 
 
 def write_checkpoint(path: Path, checkpoint: dict) -> None:
@@ -46,17 +83,50 @@ def read_checkpoint(path: str | Path) -> dict:
         if not isinstance(facts.get("meta"), dict):
             found = "weights of a backbone alone" if facts else "no checkpoint of a run"
             raise InputError(f"checkpoint {path}", found=found, needed=_needed_for(path))
-        return {"meta": facts["meta"], "state_dict": state}
+        return _checked(path, {"meta": facts["meta"], "state_dict": state})
     check_whole(path)
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged or foreign file
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"checkpoint {path}", found=reason, needed=_needed_for(path)) from error
+        raise InputError(f"checkpoint {path}", found=reason_of(error), needed=_needed_for(path)) from error
+    return _checked(path, checkpoint)
+
+
+def _checked(path: str | Path, checkpoint: object) -> dict:
+    """A checkpoint whose parts have the right types.
+
+    Raises:
+        InputError: they have not.
+    """
     meta = checkpoint.get("meta") if isinstance(checkpoint, dict) else None
     if not isinstance(meta, dict) or "classes" not in meta or "state_dict" not in checkpoint:
         raise InputError(f"checkpoint {path}", found="no state_dict with meta", needed=_needed_for(path))
+    where = f"checkpoint {path}"
+    if any_depth := _too_deep(meta):
+        raise InputError(f"{where}, meta", found=any_depth, needed="the texts, numbers and short lists of a run")
+    Meta.read({key: value for key, value in meta.items() if isinstance(key, str)}, where=where)
+    state = checkpoint["state_dict"]
+    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
+        raise InputError(f"{where}, state_dict", found=bounded(state), needed="names and their tensors")
+    if not isinstance(checkpoint.get("optimizer", {}), dict):
+        raise InputError(f"{where}, optimizer", found=bounded(checkpoint["optimizer"]), needed="an optimizer's state")
     return checkpoint
+
+
+def _too_deep(value: object) -> str:
+    """What is wrong with a value that would be endless, or very long, when it is written out; else nothing.
+
+    A list that holds another one many times is small in a file and in memory.
+    """
+    left, stack = LARGEST_META, [(value, 0)]
+    while stack:
+        part, depth = stack.pop()
+        left -= 1
+        if depth > DEEPEST_META or left < 0:
+            return f"more than {LARGEST_META:,} parts" if left < 0 else f"lists in lists, {DEEPEST_META} deep"
+        inside = part.values() if isinstance(part, dict) else part if isinstance(part, (list, tuple, set)) else ()
+        stack += [(each, depth + 1) for each in inside]
+    return ""
 
 
 def _needed_for(path: str | Path) -> str:

@@ -19,7 +19,7 @@ from resdet.engine import settings
 from resdet.engine.calls import Call
 from resdet.engine.extensions import check_hooks, check_visualizer
 from resdet.engine.tasks import OWN_SECTIONS, Task, task_named
-from resdet.errors import InputError, nearest
+from resdet.errors import InputError, bounded, nearest
 from resdet.settings import TESTED, Settings, arguments_of, marked, value_of_text
 
 CALLS = ("model", "train_data", "test_data", "backbone")
@@ -159,10 +159,14 @@ def _override(config: Config, option: str) -> None:
         needed = f"{section}=value" if section in VALUES else f"{section}.key=value"
         raise InputError(f"option {option!r}", found=f"key {key!r}", needed=needed)
     if section in VALUES:
-        config.merge_from_dict({section: value_of_text(settings.Values, section, text)})
-        return
-    kind = _kind(config, section)
-    config.merge_from_dict({key: text if kind is None else value_of_text(kind, name, text)})
+        value = value_of_text(settings.Values, section, text)
+    else:
+        kind = _kind(config, section)
+        value = text if kind is None else value_of_text(kind, name, text)
+    try:
+        config.merge_from_dict({key: value})
+    except TypeError as error:  # a dict in the place of another value
+        raise InputError(f"option {option!r}", found=bounded(value), needed="a value of its kind") from error
 
 
 def _kind(config: Config, section: str) -> type[Settings] | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from resdet.datasets.annotations import find_images
-from resdet.datasets.coco import load_coco_json
+from resdet.datasets.coco_json import load_coco_json
 from resdet.engine.config import load_config
 from resdet.engine.evaluate import evaluate
 from resdet.engine.experiment import load_experiment

@@ -20,7 +20,7 @@ from resdet.detection.preprocess import Preprocess
 from resdet.localization.localizer import PerClassLocalizer
 from resdet.localization.per_class_rpn import PerClassRPN
 from resdet.localization.region_localizer import RegionLocalizer
-from resdet.settings import Changeable, Count, CountOrNone, Fraction, Positive, Settings, takes_settings
+from resdet.settings import Changeable, Classes, Count, CountOrNone, Fraction, Positive, Settings, Side, takes_settings
 
 LONGEST = 16
 """Bound of an image's longer side in crops. It is no setting: it only keeps strips from filling the memory."""
@@ -32,7 +32,7 @@ class LocalizerSettings(Settings):
     section: ClassVar[str] = "model"
     backbone: str
     """A name of ``BACKBONES``, residual."""
-    num_classes: Changeable[Count | None] = None
+    num_classes: Changeable[Classes | None] = None
     """K; None follows the data."""
     init: Changeable[str | None] = None
     """Weights of the classification net that it is fine-tuned from: a file, ``"pretrained"`` (timm/ and torchvision/
@@ -44,7 +44,7 @@ class LocalizerSettings(Settings):
 class FirstStageSettings(LocalizerSettings):
     """A per-class RPN on conv5_x."""
 
-    crop: Count = 224
+    crop: Side = 224
     """Side of the training crops in pixels; the test's centre crop is as large."""
     frozen_stages: Changeable[CountOrNone] = 0
     """1 freezes the stem, 2 also conv2_x, ...; the paper does not say that it freezes any."""
@@ -64,7 +64,7 @@ class FirstStageSettings(LocalizerSettings):
 class SecondStageSettings(LocalizerSettings):
     """An R-CNN on warped regions."""
 
-    side: Count = 224
+    side: Side = 224
     """Of the warped regions in pixels."""
 
 

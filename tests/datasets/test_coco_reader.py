@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from resdet.datasets.annotations import to_coco
-from resdet.datasets.coco import load_coco_json, read_coco
+from resdet.datasets.coco import read_coco
+from resdet.datasets.coco_json import load_coco_json
 from resdet.errors import InputError
 
 
@@ -143,7 +144,7 @@ def test_repeated_file_names_are_fine(content, read):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c.pop("annotations"), "needed: COCO ground truth"),
+        (lambda c: c.pop("categories"), "needed: COCO ground truth"),
         (lambda c: c.update(annotations={}), "'annotations' entry that is not a list"),
         (lambda c: c.update(images=[]), "'images' is empty"),
         (lambda c: c.update(categories=[]), "'categories' is empty"),
@@ -164,6 +165,22 @@ def test_repeated_file_names_are_fine(content, read):
         (lambda c: c["annotations"][1].update(bbox=[1, 2, 3, "4"]), r"annotation 6\n.*'4'"),
         (lambda c: c["annotations"][1].update(bbox=[1, 2, 3, None]), "annotation 6\n.*None"),
         (lambda c: c["annotations"][1].update(area="big"), "annotation 6\n.*area 'big'"),
+        (lambda c: c["annotations"][1].update(area=float("nan")), "annotation 6\n.*area nan\n.*finite"),
+        (lambda c: c["annotations"][1].update(iscrowd=2), "annotation 6\n.*iscrowd 2\n.*0 or 1"),
+        (lambda c: c["annotations"][1].update(bbox=[[1], 2, 3, 4]), r"annotation 6\n.*\[\[1\], 2, 3, 4\]"),
+        (lambda c: c["annotations"][1].update(bbox=[10**400, 2, 3, 4]), r"annotation 6[\s\S]*four numbers"),
+        (lambda c: c["images"][2].update(id=2**63), "image number 3"),
+        (lambda c: c["images"][2].update(file_name="\ud800.png"), "image number 3"),
+        (lambda c: c["images"][2].update(file_name="a\0.png"), "image number 3"),
+        (
+            lambda c: [row.update(bbox=[0.1, 0.2, 0.3, 0.4]) for row in c["annotations"]],
+            "all boxes are smaller than one pixel.*\n.*pixels: multiply",
+        ),
+        (lambda c: c["annotations"][1].update(bbox=None, segmentation=[["a", 1]]), "a broken segmentation"),
+        (
+            lambda c: c["annotations"][1].update(bbox=None, segmentation={"size": [10**9, 10**9], "counts": "1"}),
+            "a broken segmentation",
+        ),
     ],
 )
 def test_unusable_content(content, read, change, message):
@@ -171,6 +188,62 @@ def test_unusable_content(content, read, change, message):
     with pytest.raises(InputError, match=message) as error:
         read(content)
     assert "ann.json" in str(error.value)
+
+
+# --- as labelling tools write it
+
+
+def test_ids_as_texts_and_with_a_point(content, read, caplog):
+    expected = read(content)
+    for row in content["images"]:
+        row["id"] = str(row["id"])
+    for row in content["annotations"]:
+        row.update(image_id=float(row["image_id"]), category_id=str(row["category_id"]))
+    data = read(content)
+    np.testing.assert_array_equal(data.boxes, expected.boxes)
+    np.testing.assert_array_equal(data.labels, expected.labels)
+    assert "9 ids are texts or have a point" in caplog.text
+    with pytest.raises(InputError, match="9 ids are texts"):
+        read(content, strict=True)
+
+
+def test_boxes_of_polygons_and_masks(content, read, caplog):
+    rows = content["annotations"]
+    rows[0].update(bbox=[], segmentation=[[2, 1, 6, 1, 6, 5], [8, 3, 9, 3, 9, 4]])
+    rows[1].pop("bbox")
+    # Column by column of a mask 10 high and 20 wide: 30 zeros, then 4 ones, so column 3, rows 0 to 3.
+    rows[1]["segmentation"] = {"size": [10, 20], "counts": [30, 4, 166]}
+    data = read(content)
+    assert data.boxes.tolist() == [[3, 0, 4, 4], [2, 1, 9, 5], [0, 0, 20, 10]]
+    assert "2 annotations have no 'bbox' (that of their segmentation taken)" in caplog.text
+
+
+def test_the_heading_of_roboflow_is_no_class(content, read, caplog):
+    content["categories"] = [
+        {"id": 0, "name": "pets", "supercategory": "none"},
+        *({**row, "supercategory": "pets"} for row in content["categories"]),
+    ]
+    assert read(content).classes == ("cat", "dog")
+    assert "pets: no class but a heading of others" in caplog.text
+    content["annotations"][0]["category_id"] = 0  # with a box it is one
+    assert read(content).classes == ("pets", "cat", "dog")
+
+
+def test_what_is_written_twice_is_told(content, read, caplog):
+    content["annotations"].append({**content["annotations"][0], "id": 70})
+    content["images"][1]["file_name"] = "30.png"
+    assert len(read(content).boxes) == 4
+    assert "1 annotations are written twice, box and all; 1 images have a file of another id" in caplog.text
+
+
+def test_no_annotations_are_none(content, read):
+    content.pop("annotations")
+    assert len(read(content).boxes) == 0
+
+
+def test_endless_nesting(read):
+    with pytest.raises(InputError, match=r"lists in lists|broken JSON"):
+        read('{"images": ' + "[" * 100_000)
 
 
 def test_a_results_file_is_told_apart(read):

@@ -151,7 +151,7 @@ def open_detector(
             raise InputError(f"option {option!r}", found=f"key {option.partition('=')[0]!r}", needed=needed)
         said[section][name] = value_of_text(kinds[section], name, option.partition("=")[2])
     net, meta = load_net(path, None, DETECTORS, task="detection", said=said["model"])
-    given = {**meta.get("test", {}), **said["test"], **(test or {})}
+    given = {**(meta.get("test") or {}), **said["test"], **(test or {})}
     settings = TestSettings.read(given, where=f"checkpoint {path}")
     return build_predictor(net, settings, meta["classes"], said=said["model"]), meta
 
