@@ -4,6 +4,7 @@ Nothing heavy is imported before the arguments are read, so that ``-h`` and a ty
 """
 
 from resdet.cli.converting import convert, publish
+from resdet.cli.inspecting import browse, check_data
 from resdet.cli.looking import analyze, ladder, show_steps
 from resdet.cli.measuring import benchmark
 from resdet.cli.reporting import report
@@ -14,6 +15,8 @@ from resdet.cli.training import train
 __all__ = [
     "analyze",
     "benchmark",
+    "browse",
+    "check_data",
     "convert",
     "evaluate",
     "infer",

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from resdet.cli.converting import convert, publish
 from resdet.cli.demos import demo, demo_localization
+from resdet.cli.inspecting import browse, check_data
 from resdet.cli.looking import analyze, ladder, show_steps
 from resdet.cli.measuring import benchmark
 from resdet.cli.reporting import report
@@ -19,6 +20,8 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
     "train": (train_any, "train what a config says"),
     "eval": (evaluate, "metrics of a checkpoint or of a results file"),
     "infer": (infer, "detect in images, folders, videos and streams"),
+    "check": (check_data, "all that is wrong with a data set"),
+    "browse": (browse, "samples as the net will see them"),
     "report": (report, "what a detector gets wrong, as one HTML file"),
     "publish": (publish, "a checkpoint as one file for others"),
     "convert": (convert, "checkpoints of other programs"),

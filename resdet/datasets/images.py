@@ -129,6 +129,12 @@ def image_size_hw(path: str | os.PathLike[str]) -> tuple[int, int]:
         raise _undecodable(path, error) from error
 
 
+def image_orientation(path: str | os.PathLike[str]) -> int:
+    """The EXIF orientation of an image file, 1 for upright."""
+    with open_image(path) as image:
+        return _orientation(image)
+
+
 def _orientation(image: Image.Image) -> int:
     if image.format == "PNG":  # may carry EXIF after the pixels, where getexif() looks at the price of decoding
         with open(image.filename, "rb") as file:

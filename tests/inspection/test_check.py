@@ -1,0 +1,141 @@
+"""The doctor and the contact sheets, on a set with one fault of each kind."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from resdet import cli
+from resdet.datasets.coco import read_coco
+from resdet.engine.config import load_config
+from resdet.inspection.browse import chosen_rows, write_sheets
+from resdet.inspection.check import check, table
+
+
+def noise(seed: int, hw=(60, 80)) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (*hw, 3), dtype=np.uint8))
+
+
+def write(root, split, files, annotations, categories) -> None:
+    images = [{"id": i, "file_name": name, "height": 60, "width": 80} for i, name in enumerate(files, 1)]
+    rows = [
+        {"id": n, "image_id": image, "category_id": label, "bbox": box, "iscrowd": 0, "area": box[2] * box[3]}
+        for n, (image, label, box) in enumerate(annotations, 1)
+    ]
+    content = {"images": images, "annotations": rows, "categories": [{"id": k, "name": n} for k, n in categories]}
+    (root / f"{split}.json").write_text(json.dumps(content))
+
+
+@pytest.fixture
+def faulty(tmp_path):
+    root = tmp_path / "set"
+    (root / "images").mkdir(parents=True)
+    for seed, name in enumerate("abcdef"):
+        noise(seed).save(root / "images" / f"{name}.png")
+    noise(0).save(root / "images" / "copy of a.png")  # in the same split
+    noise(1).save(root / "images" / "b again.png")  # in the other one
+    (root / "images" / "f.png").write_bytes((root / "images" / "f.png").read_bytes()[:200])
+    noise(9, (80, 60)).save(root / "images" / "tall.png")
+    noise(9, (30, 30)).save(root / "images" / "other.png")
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    noise(8, (80, 60)).save(root / "images" / "turned.jpg", exif=turned)
+    box = [10, 10, 30, 20]
+    train = [
+        (1, 1, box),
+        (1, 1, box),
+        (2, 1, [5, 5, 0, 10]),
+        (2, 2, [70, 50, 30, 30]),
+        (3, 1, [1, 1, 1, 1]),
+        (4, 2, box),
+    ]
+    names = ["a.png", "copy of a.png", "b.png", "c.png", "f.png", "other.png", "turned.jpg"]
+    write(root, "train", names, train, [(1, "cat"), (2, "Cat "), (3, "dog")])
+    write(root, "val", ["d.png", "b again.png"], [(1, 1, box)], [(1, "cat"), (2, "Cat "), (3, "dog")])
+    return root
+
+
+def test_each_fault_is_found(faulty):
+    findings, splits = check(cli_config(faulty))
+    found = {(f.split, f.what.partition(" (")[0]): f for f in findings}
+    assert found["train", "images that do not decode"].examples[0].startswith("f.png: ")
+    assert found["train", "images of another size than annotated"].examples == [
+        "other.png: (30, 30), annotated (60, 80)"
+    ]
+    assert found["train", "images turned by EXIF"].examples == ["turned.jpg"]
+    assert found["train", "images that are there twice, by content"].examples == ["a.png = copy of a.png"]
+    assert found["train, val", "images in both splits, by content"].examples == ["b.png = b again.png"]
+    assert found["train", "boxes that are there twice"].count == 1
+    assert found["train", "classes without a box"].examples == ["dog"]
+    assert found["train", "names that differ by case or blanks"].examples == ["'cat', 'Cat '"]
+    assert any("boxes at fault" in f.what for f in findings if f.split == "train")
+    assert [f.severity for f in findings] == sorted(
+        (f.severity for f in findings), key=["error", "warning", "note"].index
+    )
+    assert set(splits) == {"train", "val"} and "errors" in table(findings)
+
+
+def cli_config(root):
+    from resdet.cli.data import config_of
+
+    return config_of(None, str(root))
+
+
+def test_the_tool_and_its_repairs(faulty, tmp_path, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.check_data(["--data", str(faulty), "--json", str(tmp_path / "c.json"), "--fix", str(tmp_path / "fixed")])
+    assert "kinds of errors" in str(caught.value.code)
+    told = capsys.readouterr().out
+    assert "ERROR    train: 1 images that do not decode" in told and "images that do not decode and" in told
+    assert {row["severity"] for row in json.loads((tmp_path / "c.json").read_text())} == {"error", "warning", "note"}
+    mended = read_coco(tmp_path / "fixed" / "train.json", faulty / "images", strict=True)
+    assert list(mended.files) == ["a.png", "b.png", "c.png", "other.png", "turned.jpg"]
+    assert len(mended.boxes) == 3  # of six: one twice, one without width, one outside but for its corner
+
+
+def test_a_sound_set(tmp_path, capsys):
+    root = tmp_path / "sound"
+    (root / "images").mkdir(parents=True)
+    for split, seed in (("train", 1), ("val", 2)):
+        noise(seed).save(root / "images" / f"{split}.png")
+        write(root, split, [f"{split}.png"], [(1, 1, [10, 10, 30, 30])], [(1, "cat")])
+    cli.check_data(["--data", str(root)])
+    assert "nothing to find fault with" in capsys.readouterr().out
+
+
+def test_what_cannot_be_read_is_an_error(det_config, tmp_path):
+    broken = tmp_path / "broken.json"
+    broken.write_text("{")
+    findings, splits = check(load_config(det_config, [f"test_data.annotation_file={broken}"]))
+    assert (findings[0].severity, findings[0].split) == ("error", "val") and "broken JSON" in findings[0].what
+    assert set(splits) == {"train"}
+
+
+def test_sheets(tmp_path, det_config):
+    config = load_config(det_config)
+    path = write_sheets(config, split="train", out=tmp_path / "sheet.png", count=5, seed=1)
+    sheet = Image.open(path)
+    assert sheet.size == (4 * 480, 2 * 480)
+    again = Image.open(write_sheets(config, split="train", out=tmp_path / "again.png", count=5, seed=1))
+    assert np.array_equal(np.asarray(sheet), np.asarray(again))
+    data = config.task.test_data(config)
+    red = chosen_rows(data, count=99, classes=("red",))
+    known = data.annotations
+    label = known.classes.index("red")
+    assert sorted(red) == [row for row in range(len(known)) if label in known.labels[known.rows(row)]]
+    assert chosen_rows(data, count=2, seed=3) == chosen_rows(data, count=2, seed=3)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [(["--classes", "rod"], "did you mean 'red'"), (["--size", "large"], "no image with such objects")],
+)
+def test_sheets_of_nothing(det_config, tmp_path, words, message):
+    with pytest.raises(SystemExit) as caught:
+        cli.browse([str(det_config), *words, "--out", str(tmp_path / "s.png")])
+    assert message in str(caught.value.code)
+    with pytest.raises(SystemExit, match="2"):
+        cli.browse([])
