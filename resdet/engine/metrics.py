@@ -15,7 +15,7 @@ from resdet.datasets.annotations import Annotations
 from resdet.engine.distributed import gather
 from resdet.evaluation.classification import TopK
 from resdet.evaluation.coco import SIZE_BOUNDS, CocoFigures, evaluate_coco
-from resdet.evaluation.coco_curves import CocoFound
+from resdet.evaluation.coco_curves import MOST, CocoFound
 from resdet.evaluation.coco_results import found_rows, to_xywh
 from resdet.evaluation.coco_rows import places, read_found, truth_of
 from resdet.evaluation.localization import LocalizationErrors
@@ -100,13 +100,15 @@ class CocoMetric(DetectionMetric):
 
     higher_is_better = "coco/AP"
 
-    def __init__(self, annotations: Annotations, *, size_bounds: tuple[float, float] = SIZE_BOUNDS) -> None:
+    def __init__(
+        self, annotations: Annotations, *, size_bounds: tuple[float, float] = SIZE_BOUNDS, max_detections: int = MOST
+    ) -> None:
         super().__init__(annotations)
-        self.size_bounds = size_bounds
+        self.how = {"size_bounds": size_bounds, "max_detections": max_detections}
 
     def score(self, found: CocoFound) -> dict[str, float]:
         """See :func:`resdet.evaluation.coco.evaluate_coco`."""
-        self.found, self.report = found, evaluate_coco(self.truth, found, size_bounds=self.size_bounds)
+        self.found, self.report = found, evaluate_coco(self.truth, found, **self.how)
         return {f"coco/{name}": getattr(self.report, name) for name in CocoFigures._fields[:12]}
 
 
@@ -206,8 +208,8 @@ class LocalizationMetric(BaseMetric):
         raise NotImplementedError
 
 
-def build_detection_metric(name: str, annotations: Annotations) -> DetectionMetric:
+def build_detection_metric(name: str, annotations: Annotations, *, max_detections: int = MOST) -> DetectionMetric:
     """The metric of data with boxes that a config names: coco, voc07 or voc12."""
     if name == "coco":
-        return CocoMetric(annotations)
+        return CocoMetric(annotations, max_detections=max_detections)
     return VocMetric(annotations, method={"voc07": "11point", "voc12": "area"}[name])

@@ -6,15 +6,17 @@ itself can be asked for.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from resdet.errors import InputError
-from resdet.evaluation.coco_curves import CocoFound, coco_curves
+from resdet.evaluation.coco_curves import MOST, CocoFound, coco_curves, cut_short
 from resdet.evaluation.coco_rows import CocoTruth, read_found, read_truth
 
+logger = logging.getLogger(__name__)
 BACKENDS = ("arrays", "pycocotools")
 ALL_AREAS, AT_50, AT_75, MOST_DETECTIONS = 0, 0, 5, 2  # places of "all", IoU 0.5 and 0.75, 100 detections in the curves
 
@@ -59,6 +61,7 @@ def evaluate_coco(
     *,
     backend: str = "arrays",
     size_bounds: tuple[float, float] = SIZE_BOUNDS,
+    max_detections: int = MOST,
 ) -> CocoFigures:
     """The COCO figures of boxes, the same to the last digit as those of pycocotools.
 
@@ -70,6 +73,8 @@ def evaluate_coco(
         results: as for :func:`read_found`, or what it made of them. It may be empty: figures are then 0.
         backend: "arrays" (ours) or "pycocotools".
         size_bounds: sides in pixels that divide small, medium and large.
+        max_detections: of an image and class that are looked at; more are passed over with a warning. AR100 and the
+            recalls by size are of so many.
 
     Raises:
         InputError: as :func:`read_truth` and :func:`read_found`; a backend that is unknown.
@@ -79,12 +84,17 @@ def evaluate_coco(
     truth = ground_truth if isinstance(ground_truth, CocoTruth) else read_truth(ground_truth)
     found = results if isinstance(results, CocoFound) else read_found(results, truth)
     small, large = (side**2 for side in size_bounds)
+    if cut := cut_short(found, len(truth.names), max_detections):
+        told = "%d detections are not looked at: beyond the best %d of an image and class (test.max_detections)"
+        logger.warning(told, cut, max_detections)
     if backend == "arrays":
-        precision, recall = coco_curves(truth.objects, found, num_classes=len(truth.names), bounds=(small, large))
+        precision, recall = coco_curves(
+            truth.objects, found, num_classes=len(truth.names), bounds=(small, large), most=max_detections
+        )
     else:
         from resdet.evaluation.coco_reference import pycocotools_curves  # which imports matplotlib
 
-        precision, recall = pycocotools_curves(truth, found, bounds=(small, large))
+        precision, recall = pycocotools_curves(truth, found, bounds=(small, large), most=max_detections)
     sizes = range(1, precision.shape[3])
     figures = [_mean(precision[at, :, :, ALL_AREAS]) for at in (slice(None), AT_50, AT_75)]
     figures += [_mean(precision[..., size]) for size in sizes]

@@ -17,7 +17,7 @@ import numpy as np
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0.0, 1.0, 101)
-DETECTIONS = (1, 10, 100)
+DETECTIONS, MOST = (1, 10), 100
 """pycocotools' parameters of boxes. The last counts for the matching too: of one image and class."""
 MAX_AREA = 1e5**2
 PAIRS_AT_ONCE = 2**20
@@ -59,23 +59,25 @@ def coco_curves(
     num_classes: int,
     bounds: tuple[float, float],
     measures: np.ndarray | None = None,
+    most: int = MOST,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Precision over recall, and the recall reached.
 
     Args:
         objects: ground truth.
-        found: detections; all count, but only the best 100 of an image and class are looked at.
+        found: detections; all count, but only the best ``most`` of an image and class are looked at.
         num_classes: K.
         bounds: areas in pixels that divide small, medium and large.
         measures: (D,) what is held against the bounds in place of the detections' areas; that of the objects is then
             in their ``areas``.
+        most: COCO's limit is 100; dense scenes need more (LVIS has 300).
 
     Returns:
         precision: (10 thresholds, 101 recalls, K, 4 sizes: all, small, medium, large), -1 where nothing is to be found.
         recall: (10 thresholds, K, 4 sizes, 3 numbers of detections), -1 in the same places.
     """
     low, high = np.array([(0, MAX_AREA), (0, bounds[0]), bounds, (bounds[1], MAX_AREA)]).T
-    order, rank = _best(found, num_classes)
+    order, rank = _best(found, num_classes, most)
     found_areas = (found.boxes[:, 2:].prod(1) if measures is None else measures)[order, None]
     found = CocoFound(*(field[order] for field in found))
     order = np.argsort(objects.images * num_classes + objects.labels, kind="stable")
@@ -88,7 +90,7 @@ def coco_curves(
     match_of[matches.rows] = np.arange(len(matches.rows))
 
     precision = np.full((len(THRESHOLDS), len(RECALLS), num_classes, len(low)), -1.0)
-    recall = np.full((len(THRESHOLDS), num_classes, len(low), len(DETECTIONS)), -1.0)
+    recall = np.full((len(THRESHOLDS), num_classes, len(low), len(DETECTIONS) + 1), -1.0)
     for label in range(num_classes):
         mine = np.flatnonzero(found.labels == label)
         mine = mine[np.argsort(-found.scores[mine], kind="stable")]
@@ -103,7 +105,7 @@ def coco_curves(
             if count:
                 # A recall needs so many right detections: here, the place of the last of them.
                 needed = np.searchsorted(np.arange(count + 1) / count, RECALLS).clip(min=1) - 1
-                reached = [right[rank[mine_able] < most, size].sum(0) / count for most in DETECTIONS]
+                reached = [right[rank[mine_able] < limit, size].sum(0) / count for limit in (*DETECTIONS, most)]
                 recall[:, label, size] = np.stack(reached, axis=1)
                 curves = [_envelope(precise[right[:, size, t], size, t], needed) for t in range(len(THRESHOLDS))]
                 precision[:, :, label, size] = curves
@@ -121,7 +123,7 @@ def taken_objects(objects: CocoObjects, found: CocoFound, *, num_classes: int) -
     Returns:
         (D, 10) int64 rows of ``objects``; -1: takes none; -2: not among the best 100 of its image and class.
     """
-    order, _ = _best(found, num_classes)
+    order, _ = _best(found, num_classes, MOST)
     places = np.argsort(objects.images * num_classes + objects.labels, kind="stable")
     objects = CocoObjects(*(field[places] for field in objects))
     best = CocoFound(*(field[order] for field in found))
@@ -132,13 +134,18 @@ def taken_objects(objects: CocoObjects, found: CocoFound, *, num_classes: int) -
     return taken
 
 
-def _best(found: CocoFound, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+def cut_short(found: CocoFound, num_classes: int, most: int = MOST) -> int:
+    """How many detections are not looked at, since their image and class has more than ``most``."""
+    return len(found.scores) - len(_best(found, num_classes, most)[0])
+
+
+def _best(found: CocoFound, num_classes: int, most: int) -> tuple[np.ndarray, np.ndarray]:
     """The rows that are looked at, by image, then class, then falling score; and their ranks in image and class."""
     group = found.images * num_classes + found.labels
     order = np.lexsort((-found.scores, group))  # stable, as pycocotools' merge sort
     group = group[order]
     rank = np.arange(len(group)) - np.searchsorted(group, group)
-    return order[rank < DETECTIONS[-1]], rank[rank < DETECTIONS[-1]]
+    return order[rank < most], rank[rank < most]
 
 
 def _envelope(precise: np.ndarray, needed: np.ndarray) -> np.ndarray:

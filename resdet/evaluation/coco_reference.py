@@ -12,12 +12,12 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from resdet.evaluation.coco_curves import CocoFound
+from resdet.evaluation.coco_curves import DETECTIONS, MOST, CocoFound
 from resdet.evaluation.coco_rows import CocoTruth
 
 
 def pycocotools_curves(
-    truth: CocoTruth, found: CocoFound, *, bounds: tuple[float, float]
+    truth: CocoTruth, found: CocoFound, *, bounds: tuple[float, float], most: int = MOST
 ) -> tuple[np.ndarray, np.ndarray]:
     """As :func:`resdet.evaluation.coco_curves.coco_curves`.
 
@@ -25,6 +25,7 @@ def pycocotools_curves(
         truth: ground truth.
         found: detections.
         bounds: areas in pixels that divide small, medium and large.
+        most: detections of an image and class that are looked at.
     """
     objects, category_ids = truth.objects, np.array(sorted(truth.names))
     areas = found.boxes[:, 2:].prod(1)
@@ -54,6 +55,7 @@ def pycocotools_curves(
         evaluation = COCOeval(*sides, "bbox")
         most = evaluation.params.areaRng[0][1]
         evaluation.params.areaRng = [[0, most], [0, bounds[0]], list(bounds), [bounds[1], most]]
+        evaluation.params.maxDets = [*DETECTIONS, most]
         evaluation.evaluate()
         evaluation.accumulate()
     return evaluation.eval["precision"][..., -1], evaluation.eval["recall"]

@@ -56,6 +56,8 @@ class TestSettings(Settings):
     """Overlap beyond which the lesser of two boxes of a class goes; the paper has 0.3."""
     max_per_image: Count | None = None
     """At most so many detections of an image."""
+    max_detections: Count = 100
+    """COCO's metric looks at so many detections of an image and class; dense scenes need more, with ``max_per_image``."""
     winograd: bool = False
     """Wide 3x3 convolutions by Winograd's algorithm: faster on a CPU, features equal to about 1e-4."""
     compile: Literal["off", "default", "reduce-overhead"] = "off"

@@ -134,7 +134,8 @@ def climb(
         [(RUNGS[4]._replace(name=f"ensemble of {len(joined)} (paper: test-dev)"), [joined], pyramid)] if joined else []
     )
     data = config.task.test_data(config, classes)
-    metrics = [[CocoMetric(data.annotations, size_bounds=size_bounds) for _ in teams] for _, teams, _ in rows]
+    how = {"size_bounds": size_bounds, "max_detections": settings.max_detections}
+    metrics = [[CocoMetric(data.annotations, **how) for _ in teams] for _, teams, _ in rows]
     return _measure(config, data, rows, metrics, group)
 
 

@@ -316,3 +316,20 @@ def test_numbers_that_do_not_fit(key):
     truth["images"][0]["id"] = 2**53 + 1
     with pytest.raises(InputError, match="images"):
         evaluate_coco(truth, [row])
+
+
+def test_more_than_a_hundred_objects(caplog):
+    boxes = [[11.0 * (k % 20), 11.0 * (k // 20), 10.0, 10.0] for k in range(250)]
+    truth = truth_of(*((1, 1, box) for box in boxes))
+    results = [row(1, 1, box, 1 - k / 1000) for k, box in enumerate(boxes)]
+    cut = evaluate_coco(truth, results)
+    assert pytest.approx(0.4) == cut.AR100 and cut.AP < 0.45  # 100 of 250
+    assert "150 detections are not looked at" in caplog.text and "test.max_detections" in caplog.text
+    caplog.clear()
+    whole = evaluate_coco(truth, results, max_detections=250)
+    assert pytest.approx(1) == whole.AP and whole.AR100 == 1 and not caplog.records
+    for most in (100, 130, 250):
+        ours, theirs = (
+            evaluate_coco(truth, results, backend=b, max_detections=most) for b in ("arrays", "pycocotools")
+        )
+        assert ours == theirs

@@ -86,7 +86,7 @@ class Detection(Task):
 
     def metric(self, config: ExperimentConfig, data: Dataset) -> DetectionMetric:
         """COCO's or VOC's protocol."""
-        return build_detection_metric(config.metric, data.annotations)
+        return build_detection_metric(config.metric, data.annotations, max_detections=config.test.max_detections)
 
     def facts(self, config: ExperimentConfig, data: DetectionDataset) -> dict[str, Any]:
         """How the net is tested, and the ids of its classes in its data."""
