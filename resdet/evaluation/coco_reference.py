@@ -53,8 +53,8 @@ def pycocotools_curves(
             side.createIndex()
             sides.append(side)
         evaluation = COCOeval(*sides, "bbox")
-        most = evaluation.params.areaRng[0][1]
-        evaluation.params.areaRng = [[0, most], [0, bounds[0]], list(bounds), [bounds[1], most]]
+        largest = evaluation.params.areaRng[0][1]
+        evaluation.params.areaRng = [[0, largest], [0, bounds[0]], list(bounds), [bounds[1], largest]]
         evaluation.params.maxDets = [*DETECTIONS, most]
         evaluation.evaluate()
         evaluation.accumulate()

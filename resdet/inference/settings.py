@@ -57,7 +57,7 @@ class TestSettings(Settings):
     max_per_image: Count | None = None
     """At most so many detections of an image."""
     max_detections: Count = 100
-    """COCO's metric looks at so many detections of an image and class; dense scenes need more, with ``max_per_image``."""
+    """COCO's metric looks at so many of an image and class; dense scenes need more, and a larger ``max_per_image``."""
     winograd: bool = False
     """Wide 3x3 convolutions by Winograd's algorithm: faster on a CPU, features equal to about 1e-4."""
     compile: Literal["off", "default", "reduce-overhead"] = "off"
