@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from resdet.datasets.images import read_image
+from resdet.datasets.images import eight_bits, read_image, to_rgb
 from resdet.errors import InputError
 
 Picture = str | Path | np.ndarray | Image.Image | Tensor
@@ -57,9 +57,16 @@ def to_tensor(picture: Picture) -> Tensor:
     if isinstance(picture, Tensor):
         return picture  # checked by Preprocess
     if isinstance(picture, Image.Image):
-        picture = np.array(ImageOps.exif_transpose(picture).convert("RGB"))
+        picture = np.array(to_rgb(ImageOps.exif_transpose(picture)))
     elif isinstance(picture, (str, Path)):
         picture = read_image(str(picture))
+    if isinstance(picture, np.ndarray) and picture.dtype.kind in "uif" and picture.dtype != np.uint8:
+        try:
+            picture = eight_bits(picture)
+        except ValueError as error:
+            raise InputError(
+                "image", found=str(error), needed="uint8 RGB, whole numbers of 16 bits, or fractions of 1"
+            ) from error
     if not isinstance(picture, np.ndarray) or picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
         found = (
             f"{picture.dtype} of shape {picture.shape}" if isinstance(picture, np.ndarray) else type(picture).__name__

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import struct
+from pathlib import Path
 from typing import IO
 
 import cv2
@@ -12,6 +14,7 @@ from PIL import ExifTags, Image
 
 from resdet.errors import InputError
 
+logger = logging.getLogger(__name__)
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -22,8 +25,16 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 """What undoes each EXIF orientation (Exif 2.3, tag 0x0112); from 5 on height and width change places."""
-_DEEP = ("I", "I;16", "I;16L", "I;16B", "I;16N")  # Pillow's modes of more than 8 bits that hold integers
-
+_DEEP = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")  # Pillow's modes of more than 8 bits
+MAX_PIXELS = int(os.environ.get("RESDET_MAX_PIXELS", 250_000_000))
+"""Of an image that is decoded; 3 bytes each. Pillow takes half of a scanner's sheet for an attack."""
+Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, MAX_PIXELS)
+FULL = 65_535
+"""White of 16 and of 32 bits."""
+FAINT = 0.1
+"""Least share of the range that deep pixels use without a warning."""
+LOST_ROWS = 16
+"""Rows at the lower edge of a JPEG cut short that may be without content: those of its last blocks."""
 
 SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
 """Endings of the files that count as images, in any case."""
@@ -35,18 +46,24 @@ def open_image(source: str | os.PathLike[str] | IO[bytes]) -> Image.Image:
     """A raster image, not yet decoded.
 
     Raises:
-        OSError: another format; a pipe or a device, which could be waited for without end.
+        OSError: another format; a pipe or a device, which could be waited for without end; more than ``MAX_PIXELS``.
     """
     if isinstance(source, (str, os.PathLike)) and os.path.exists(source) and not os.path.isfile(source):
         raise OSError("a folder, a pipe or a device")
-    return Image.open(source, formats=FORMATS)
+    image = Image.open(source, formats=FORMATS)
+    if image.width * image.height > MAX_PIXELS:
+        image.close()
+        size = f"{image.width} x {image.height} pixels, more than {MAX_PIXELS:,}"
+        raise OSError(f"{size}: set RESDET_MAX_PIXELS if that is meant")
+    return image
 
 
 def read_image(path: str | os.PathLike[str], *, rotate: bool = True) -> np.ndarray:
     """Decode an image file.
 
     Grey-scale, palette, 1-bit, CMYK (Adobe's inverted kind too) and alpha images become RGB; alpha is dropped without
-    blending. 16-bit images keep their high byte (65535 becomes 255). Of several frames the first is read.
+    blending. Deep pixels become 8 bits by one rule, see :func:`eight_bits`. Of several frames the first is read. A JPEG
+    that lacks its last bytes, but no rows, is read with a warning.
 
     Args:
         path: anything Pillow reads: JPEG, PNG, TIFF, WebP, BMP, GIF and more.
@@ -92,9 +109,9 @@ def read_reduced(
             if jpeg and not reduced and orientation == 1 and image.mode in ("L", "RGB"):
                 pixels = _decode_jpeg(path)
             if pixels is None:
-                image.load()
-                turned = image if orientation == 1 else image.transpose(_UPRIGHT[orientation])
-                pixels = np.array(_to_rgb(turned))
+                loaded = _loaded(image, path)
+                turned = loaded if orientation == 1 else loaded.transpose(_UPRIGHT[orientation])
+                pixels = np.array(to_rgb(turned))
             if not reduced:
                 return pixels, pixels.shape[:2]
             return pixels, whole if orientation >= 5 else whole[::-1]
@@ -148,17 +165,60 @@ def _orientation(image: Image.Image) -> int:
     return value if value in _UPRIGHT else 1
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """An image of any mode as RGB of 8 bits; alpha is dropped without blending.
+
+    Raises:
+        ValueError: values without a defined 8-bit range.
+    """
     if image.mode in _DEEP:
-        values = np.asarray(image)
-        if values.size and (values.min() < 0 or values.max() > 65535):
-            raise ValueError(f"values from {values.min()} to {values.max()}")
-        image = Image.fromarray((values >> 8).astype(np.uint8))
-    elif image.mode == "F":
-        raise ValueError("floating-point pixels, which have no defined 8-bit range")
+        image = Image.fromarray(eight_bits(np.asarray(image), getattr(image, "filename", "")))
     elif "transparency" in image.info:
         image = image.convert("RGBA")
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def eight_bits(values: np.ndarray, source: object = "an array") -> np.ndarray:
+    """Pixels of any depth as uint8: whole numbers by their high byte of 16, fractions times 255.
+
+    Args:
+        values: whole numbers from 0 to 65,535, or floats from 0 to 1; of uint8 they stay as they are.
+        source: for the warning where less than a tenth of the range is used, as by 12 bits in a file of 16.
+
+    Raises:
+        ValueError: other values, which have no defined 8-bit range.
+    """
+    if values.dtype == np.uint8 or not values.size:
+        return values.astype(np.uint8)
+    low, high = values.min(), values.max()
+    whole = values.dtype.kind in "iu"
+    if not (low >= 0 and high <= (FULL if whole else 1)):
+        needed = f"0 to {FULL}" if whole else "0 to 1, of floating-point pixels"
+        raise ValueError(f"values from {low} to {high}, which have no defined 8-bit range: {needed}")
+    if high < FAINT * (FULL if whole else 1) and high > 0:
+        told = "%s: its brightest pixel is %s of %s, so it is nearly black: scale it to the whole range"
+        logger.warning(told, source, high, FULL if whole else 1)
+    return (values.astype(np.uint32) >> 8).astype(np.uint8) if whole else np.round(values * 255).astype(np.uint8)
+
+
+def _loaded(image: Image.Image, path: str | os.PathLike[str]) -> Image.Image:
+    """An image with its pixels; of a JPEG cut short those that are there, if no row is missing."""
+    try:
+        image.load()
+        return image
+    except OSError as error:
+        if image.format not in ("JPEG", "MPO") or "truncated" not in str(error):
+            raise
+        content = np.frombuffer(Path(path).read_bytes() + b"\xff\xd9", dtype=np.uint8)
+        pixels = cv2.imdecode(content, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+        if pixels is None or pixels.shape[1::-1] != image.size:
+            raise
+        flat = (pixels == pixels[:, -1:]).all((1, 2)) & (pixels == pixels[-1, -1]).all((1, 2))  # what decoders fill in
+        lost = len(flat) if flat.all() else int(flat[::-1].argmin())
+        if lost > LOST_ROWS:
+            raise OSError(f"{error}; the last {lost} of {len(pixels)} rows are missing") from error
+        logger.warning("image %s: its last bytes are missing, and no more than its last %d rows", path, LOST_ROWS)
+        return Image.fromarray(pixels)
 
 
 def _undecodable(path: str | os.PathLike[str], error: Exception) -> InputError:

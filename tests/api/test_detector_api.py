@@ -116,7 +116,7 @@ def test_grey_and_rotated_pictures(detector, tmp_path):
 @pytest.mark.parametrize(
     ("picture", "words"),
     [
-        (np.zeros((4, 4, 3)), "float64 of shape (4, 4, 3)"),
+        (np.full((4, 4, 3), 2.0), "values from 2.0 to 2.0"),
         (np.zeros((4, 4), dtype=np.uint8), "uint8 of shape (4, 4)"),
         (np.zeros((3, 4, 4), dtype=np.uint8), "uint8 of shape (3, 4, 4)"),
         (7, "int"),

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from resdet.api.pictures import to_tensor
+from resdet.datasets import images
 from resdet.datasets.images import image_size_hw, read_image, read_reduced
 from resdet.errors import InputError
 
@@ -79,11 +81,57 @@ def test_16_bit_rgb_png(tmp_path):
 
 
 def test_pixels_without_a_defined_range_are_refused(tmp_path):
-    path = save(tmp_path / "a.tif", Image.fromarray(np.array([[0.5]], dtype=np.float32)))
-    with pytest.raises(InputError, match=r"a\.tif.*\n.*floating-point"):
-        read_image(path)
+    for value in (1.5, -0.1, float("nan")):
+        path = save(tmp_path / "a.tif", Image.fromarray(np.array([[value]], dtype=np.float32)))
+        with pytest.raises(InputError, match=r"a\.tif.*\n.*floating-point"):
+            read_image(path)
     path = save(tmp_path / "b.tif", Image.fromarray(np.array([[70000]], dtype=np.int32)))
     with pytest.raises(InputError, match="70000"):
+        read_image(path)
+
+
+def test_deep_pixels_by_one_rule(tmp_path, caplog):
+    # However they come: 16 bits by their high byte, fractions times 255.
+    deep = np.array([[0, 257 * 100, 65535]], dtype=np.uint16)
+    path = save(tmp_path / "a.tif", Image.fromarray(deep))
+    by_path, by_pillow = to_tensor(path), to_tensor(Image.fromarray(deep))
+    by_array = to_tensor(np.repeat(deep[..., None], 3, axis=2))
+    for picture in (by_path, by_pillow, by_array):
+        assert picture[0].tolist() == [[0, 100, 255]]
+    share = np.array([[0.0, 0.5, 1.0]], dtype=np.float32)
+    path = save(tmp_path / "b.tif", Image.fromarray(share))
+    for picture in (
+        to_tensor(path),
+        to_tensor(Image.fromarray(share)),
+        to_tensor(np.repeat(share[..., None], 3, axis=2)),
+    ):
+        assert picture[0].tolist() == [[0, 128, 255]]
+    assert not caplog.records
+    path = save(tmp_path / "c.tif", Image.fromarray(np.array([[0, 4095]], dtype=np.uint16)))  # 12 bits of 16
+    assert read_image(path)[..., 0].tolist() == [[0, 15]]
+    assert "c.tif: its brightest pixel is 4095 of 65535" in caplog.text
+
+
+def test_too_many_pixels(tmp_path, monkeypatch):
+    path = save(tmp_path / "a.png", Image.new("RGB", (40, 30)))
+    monkeypatch.setattr(images, "MAX_PIXELS", 1199)
+    for read in (read_image, image_size_hw):
+        with pytest.raises(InputError, match=r"40 x 30 pixels, more than 1,199: set RESDET_MAX_PIXELS"):
+            read(path)
+    monkeypatch.setattr(images, "MAX_PIXELS", 1200)
+    assert read_image(path).shape == (30, 40, 3)
+
+
+def test_a_jpeg_that_lacks_its_last_bytes(tmp_path, caplog):
+    photo = np.random.default_rng(0).integers(0, 256, (160, 120, 3), dtype=np.uint8)
+    path = save(tmp_path / "a.jpg", Image.fromarray(photo), quality=90)
+    whole, content = read_image(path), path.read_bytes()
+    path.write_bytes(content[:-20])
+    mended = read_image(path)
+    np.testing.assert_array_equal(mended[:144], whole[:144])  # all but the last row of blocks
+    assert caplog.messages == [f"image {path}: its last bytes are missing, and no more than its last 16 rows"]
+    path.write_bytes(content[: len(content) * 2 // 3])
+    with pytest.raises(InputError, match=r"the last \d+ of 160 rows are missing"):
         read_image(path)
 
 
