@@ -29,6 +29,7 @@ def train(task: str | None, description: str, arguments: Sequence[str] | None = 
         help="go on from a checkpoint; without a file from last.pth of the work dir, if there is one",
     )
     parser.add_argument("--overwrite", action="store_true", help="begin anew in a work dir that holds another run")
+    parser.add_argument("--check", action="store_true", help="look at the headers of all training files first")
     parser.add_argument("--amp", action="store_true", help="mixed precision: bfloat16 (run.amp=fp16 for float16)")
     parser.add_argument(
         "--auto-scale-lr",
@@ -55,7 +56,7 @@ def train(task: str | None, description: str, arguments: Sequence[str] | None = 
         if task not in (None, config.task.name):
             needed = f"{task!r}, or {config.task.tool}"
             raise InputError(f"config {config.filename}", found=f"task = {config.task.name!r}", needed=needed)
-        how = {name: getattr(args, name) for name in ("launcher", "resume", "auto_scale_lr", "overwrite")}
+        how = {name: getattr(args, name) for name in ("launcher", "resume", "auto_scale_lr", "overwrite", "check")}
         if not args.seeds:
             run_training(config, work_dir=work_dir_of(args), **how)
             return

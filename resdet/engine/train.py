@@ -14,13 +14,15 @@ from mmengine.evaluator import Evaluator
 from mmengine.hooks import EMAHook
 
 from resdet.backbones.weights import load_exactly
+from resdet.datasets.detection import DetectionDataset
+from resdet.datasets.headers import check_files
 from resdet.engine import distributed
 from resdet.engine.checkpoints import read_checkpoint
 from resdet.engine.compiled import compile_parts
 from resdet.engine.config import ExperimentConfig
 from resdet.engine.evaluate import evaluate
 from resdet.engine.experiment import Experiment, build_experiment, check_start, test_loader, train_loader
-from resdet.engine.hooks import Checkpoints, ErrorWarmup, FiniteLoss, Progress, StepSeed
+from resdet.engine.hooks import Checkpoints, ErrorWarmup, FilesSeen, FiniteLoss, Progress, StepSeed
 from resdet.engine.optim import build_optimizer, build_schedulers, in_steps
 from resdet.engine.runner import EvaluationLoop, ResdetRunner, StepLoop
 from resdet.engine.settings import Schedule
@@ -39,6 +41,7 @@ def train(
     resume: str | None = None,
     auto_scale_lr: bool = False,
     overwrite: bool = False,
+    check: bool = False,
 ) -> dict[str, float]:
     """Train, and write last.pth, best.pth, logs and metrics.json.
 
@@ -49,6 +52,7 @@ def train(
         resume: a checkpoint, or ``"auto"`` for last.pth of ``work_dir`` where there is one.
         auto_scale_lr: scale the learning rate by the batch really used.
         overwrite: begin anew in a ``work_dir`` that holds another run.
+        check: look at the headers of all training files first, and not beside the first steps.
 
     Returns:
         Metrics of the last validation; none without any.
@@ -70,6 +74,10 @@ def train(
         load_trained(experiment, config.load_from)
     elif resume is None:
         check_start(experiment)
+    if _looks_ahead(experiment):
+        check_files(experiment.test_set.annotations, "validation images")
+        if check:
+            check_files(experiment.train_set.annotations, "training images")
     with _alone(work_dir):
         runner, checkpoints, endings = build_runner(
             experiment, work_dir=work_dir, launcher=launcher, auto_scale_lr=auto_scale_lr
@@ -110,6 +118,7 @@ def train_seeds(
     resume: str | None = None,
     auto_scale_lr: bool = False,
     overwrite: bool = False,
+    check: bool = False,
 ) -> dict[str, tuple[float, float]]:
     """One training after the other, each in ``seed<n>/`` of the work dir; writes ``seeds.json``.
 
@@ -120,6 +129,7 @@ def train_seeds(
         resume: None, or ``"auto"``: finished trainings are only tested again.
         auto_scale_lr: as for :func:`train`.
         overwrite: likewise.
+        check: likewise.
 
     Returns:
         Mean and standard deviation of each figure over the seeds (0 for one seed).
@@ -130,6 +140,7 @@ def train_seeds(
     if resume not in (None, "auto"):
         raise InputError("--resume with --seeds", found=resume, needed="--resume alone: each seed has its own last.pth")
     options = {"launcher": launcher, "resume": resume, "auto_scale_lr": auto_scale_lr, "overwrite": overwrite}
+    options["check"] = check
     runs = {s: train(config, work_dir=Path(work_dir) / f"seed{s}", **options) for s, config in configs.items()}
     names = [name for name, value in next(iter(runs.values())).items() if isinstance(value, float)]
     values = {name: [run[name] for run in runs.values()] for name in names}
@@ -171,6 +182,8 @@ def build_runner(
     progress = Progress(every=run.log_every, batch_size=loader.batch_size)
     stop = StopOnSignal(checkpoints, accumulate=unit)
     hooks: list[Any] = [StepSeed(), FiniteLoss(at_once=run.sync_check), progress, checkpoints, stop]
+    seen = [FilesSeen(experiment.train_set.annotations)] if _looks_ahead(experiment) else []
+    hooks += seen
     hooks += [_warmup(config, schedule)] if schedule.warmup_error is not None else []
     hooks += [EMAHook(momentum=1 - run.ema)] if run.ema is not None else []
     runner = ResdetRunner(
@@ -194,7 +207,12 @@ def build_runner(
         custom_hooks=[*hooks, *(dict(hook) for hook in config.custom_hooks)],
         launcher=launcher,
     )
-    return runner, checkpoints, (progress.stop, stop.restore)
+    return runner, checkpoints, (progress.stop, stop.restore, *(hook.stop for hook in seen))
+
+
+def _looks_ahead(experiment: Experiment) -> bool:
+    """Whether this process looks at the headers of the training files: one is enough."""
+    return isinstance(experiment.train_set, DetectionDataset) and distributed.rank() == 0
 
 
 def _warmup(config: ExperimentConfig, schedule: Schedule) -> ErrorWarmup:

@@ -71,8 +71,9 @@ class Detection(Task):
             InputError: data without a box.
         """
         data = read_annotations(config.train_data(), where=f"config {config.filename}, train_data")
-        if not len(data.boxes):
-            raise InputError(data.source, found="no boxes", needed="at least one object to learn from")
+        if data.ignore.all():
+            found = f"{len(data.boxes)} boxes, all of them crowds or difficult" if len(data.boxes) else "no boxes"
+            raise InputError(data.source, found=found, needed="at least one object to learn from")
         least_side = None
         if config.loader.reduce:  # the longest shorter side of an input, twice that where a crop may be half an image
             side = config.model.settings.shorter_side

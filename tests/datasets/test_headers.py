@@ -1,0 +1,91 @@
+"""What will stop a run is said before its first step, or beside its first ones."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+from PIL import Image
+
+from resdet.datasets.coco import read_coco
+from resdet.datasets.headers import Watch, check_files, faults
+from resdet.engine.config import load_config
+from resdet.engine.train import train
+from resdet.errors import InputError
+
+
+@pytest.fixture
+def data(tmp_path):
+    for name in "abcd":
+        Image.new("RGB", (8, 6)).save(tmp_path / f"{name}.png")
+    images = [{"id": n, "file_name": f"{name}.png", "height": 6, "width": 8} for n, name in enumerate("abcd", 1)]
+    rows = [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 4, 4], "area": 16, "iscrowd": 0}]
+    content = {"images": images, "annotations": rows, "categories": [{"id": 1, "name": "cat"}]}
+    (tmp_path / "ann.json").write_text(json.dumps(content))
+    return read_coco(tmp_path / "ann.json", tmp_path)
+
+
+def test_headers(data, tmp_path):
+    assert faults(data) == []
+    Image.new("RGB", (6, 8)).save(tmp_path / "a.png")  # annotated as it would be stored
+    (tmp_path / "b.png").write_bytes(b"none")
+    Image.new("RGB", (8, 7)).save(tmp_path / "c.png")
+    (tmp_path / "d.png").unlink()
+    found = [str(fault) for fault in faults(data)]
+    assert len(found) == 3 and "does not decode" in found[0] and "7 x 8 pixels" in found[1] and "no such" in found[2]
+    with pytest.raises(InputError, match=r"ann\.json\n.*3 of 4 validation images that will not be read.*b\.png"):
+        check_files(data, "validation images")
+
+
+def test_a_watch(data, tmp_path):
+    watch = Watch(data)
+    watch.stop()
+    assert watch.fault is None
+    (tmp_path / "c.png").write_bytes(b"none")
+    watch = Watch(data)
+    for _ in range(500):
+        if watch.fault is not None:
+            break
+        time.sleep(0.01)
+    watch.stop()
+    assert "c.png" in str(watch.fault)
+
+
+def spoiled(tiny, tmp_path, split):
+    """The tiny set in another folder, one picture of a split being none."""
+    images = tmp_path / "images"
+    images.mkdir()
+    for path in tiny.images.iterdir():
+        (images / path.name).write_bytes(path.read_bytes())
+    content = json.loads((tiny.train if split == "train" else tiny.val).read_text())
+    (images / content["images"][-1]["file_name"]).write_bytes(b"none")
+    return images
+
+
+def test_a_bad_validation_image_ends_a_run_before_it_begins(det_config, tiny, tmp_path):
+    images = spoiled(tiny, tmp_path, "val")
+    with pytest.raises(InputError, match=r"1 of 5 validation images that will not be read; the first: image"):
+        train(load_config(det_config, [f"test_data.image_root={images}"]), work_dir=tmp_path / "run")
+    assert not (tmp_path / "run" / "last.pth").exists()
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_a_bad_training_image_ends_it_early(det_config, tiny, tmp_path, check):
+    images = spoiled(tiny, tmp_path, "train")
+    options = [f"train_data.image_root={images}", "schedule.length=100", "schedule.milestones=()"]
+    words = "training images that will not be read" if check else "does not decode"
+    with pytest.raises(InputError, match=words):
+        train(load_config(det_config, options), work_dir=tmp_path / "run", check=check)
+
+
+def test_nothing_to_learn_from(det_config, tiny, tmp_path):
+    content = json.loads(tiny.train.read_text())
+    for row in content["annotations"]:
+        row["iscrowd"] = 1
+    (tmp_path / "crowds.json").write_text(json.dumps(content))
+    number = len(content["annotations"])
+    with pytest.raises(InputError, match=rf"{number} boxes, all of them crowds or difficult\n.*to learn from"):
+        train(
+            load_config(det_config, [f"train_data.annotation_file={tmp_path / 'crowds.json'}"]), work_dir=tmp_path / "w"
+        )
