@@ -131,6 +131,29 @@ class Annotations:
             repaired=Written(*(part[kept] for part in written[:-1]), images=place[written.images[kept]]),
         )
 
+    def with_classes(self, classes: Sequence[str]) -> Annotations:
+        """The same images with other classes: those that are there keep their ids, boxes of others are left out.
+
+        Args:
+            classes: K' names, in the order of the labels; a name that is not there gets an id of its own and no box.
+        """
+        known = {name: label for label, name in enumerate(self.classes)}
+        label_of = np.array([classes.index(name) if name in classes else -1 for name in self.classes], dtype=np.int64)
+        free = int(self.category_ids.max(initial=0)) + 1
+        ids = [int(self.category_ids[known[n]]) if n in known else free + place for place, n in enumerate(classes)]
+        kept, written = label_of[self.labels] >= 0, self.written
+        seen = label_of[written.labels] >= 0
+        images = np.repeat(np.arange(len(self)), np.diff(self.first))[kept]
+        return replace(
+            self,
+            classes=tuple(classes),
+            category_ids=np.array(ids, dtype=np.int64),
+            first=np.searchsorted(images, np.arange(len(self) + 1)),
+            **{name: getattr(self, name)[kept] for name in ("boxes", "ignore", "areas", "box_ids")},
+            labels=label_of[self.labels[kept]],
+            repaired=Written(*(part[seen] for part in written))._replace(labels=label_of[written.labels[seen]]),
+        )
+
     def path(self, index: int) -> str:
         """Where the image file of ``index`` lies."""
         return os.path.join(self.image_root, self.files[index])

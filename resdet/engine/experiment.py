@@ -24,7 +24,7 @@ from resdet.engine import distributed
 from resdet.engine.checkpoints import check_same
 from resdet.engine.config import ExperimentConfig
 from resdet.engine.settings import Loader
-from resdet.errors import InputError
+from resdet.errors import InputError, listed
 
 logger = logging.getLogger(__name__)
 
@@ -95,15 +95,31 @@ def load_experiment(config: ExperimentConfig, checkpoint: str | Path) -> Experim
 
 
 def _test_set(config: ExperimentConfig, classes: tuple[str, ...]) -> Dataset:
-    """With labels in the order of ``classes``; not silently cut down to them, unless the training data are."""
+    """With labels in the order of ``classes``. Classes of one side alone are told, unless the config chose them.
+
+    Raises:
+        InputError: no class in common; or, without boxes, other classes.
+    """
     test_set = config.task.test_data(config)
-    missing = set(test_set.classes) - set(classes)
-    if tuple(test_set.classes) != classes and (not missing or "classes" in config.train_data.settings.model_fields_set):
-        test_set = config.task.test_data(config, classes)
-    if tuple(test_set.classes) != classes:
-        where = f"config {config.filename}: classes of the test data"
-        raise InputError(where, found=", ".join(test_set.classes), needed=", ".join(classes))
-    return test_set
+    own = tuple(test_set.classes)
+    if own == classes:
+        return test_set
+    where = f"config {config.filename}: classes of the test data"
+    if not isinstance(test_set, DetectionDataset):
+        test_set = test_set if set(own) - set(classes) else config.task.test_data(config, classes)
+        if tuple(test_set.classes) != classes:
+            raise InputError(where, found=", ".join(test_set.classes), needed=", ".join(classes))
+        return test_set
+    if not set(own) & set(classes):
+        raise InputError(where, found=listed(own), needed=f"at least one of {listed(classes)}")
+    chosen = "classes" in config.train_data.settings.model_fields_set
+    for names, told in (
+        ([name for name in own if name not in classes and not chosen], "the net does not know them: left out"),
+        ([name for name in classes if name not in own], "the test data lack them: they have no figures"),
+    ):
+        if names:
+            logger.warning("%d classes (%s): %s", len(names), listed(names), told)
+    return DetectionDataset(test_set.annotations.with_classes(classes))
 
 
 def build_net(config: ExperimentConfig, *, num_classes: int, load_init: bool) -> nn.Module:

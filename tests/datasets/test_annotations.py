@@ -160,3 +160,41 @@ def test_names_that_lead_out(folder):
 def test_exact_names(folder):
     with pytest.raises(InputError, match="missing"):
         find_images(str(folder), ["IM0.jpg"], source="x.json", exact=True)
+
+
+def small_set() -> Annotations:
+    """Three images: a box of a, then none, then boxes of b and a; ids 3 and 7."""
+    boxes = np.array([[0, 0, 4, 4], [1, 1, 5, 6], [2, 2, 4, 8]], dtype=np.float32)
+    return Annotations(
+        source="made",
+        image_root="/nowhere",
+        classes=("a", "b"),
+        category_ids=np.array([3, 7]),
+        image_ids=np.array([10, 20, 30]),
+        files=FileNames(["1.png", "2.png", "3.png"]),
+        hw=np.array([[10, 10]] * 3, dtype=np.int32),
+        first=np.array([0, 1, 1, 3]),
+        boxes=boxes,
+        labels=np.array([0, 1, 0]),
+        ignore=np.array([False, False, True]),
+        areas=np.array([16, 20, 12], dtype=np.float32),
+        box_ids=np.array([1, 2, 3]),
+    )
+
+
+def test_other_classes_by_hand():
+    data = small_set().with_classes(("c", "a"))
+    assert data.classes == ("c", "a") and data.category_ids.tolist() == [8, 3]  # c gets the next free id
+    assert data.labels.tolist() == [1, 1] and data.first.tolist() == [0, 1, 1, 2]
+    assert data.box_ids.tolist() == [1, 3] and data.ignore.tolist() == [False, True]
+    assert data.written.labels.tolist() == [1, 1] and data.written.images.tolist() == [0, 2]
+    same = small_set().with_classes(("a", "b"))
+    assert same.labels.tolist() == [0, 1, 0] and same.category_ids.tolist() == [3, 7]
+
+
+def test_some_images_by_hand():
+    data = small_set().select(np.array([2, 1]))
+    assert data.image_ids.tolist() == [30, 20] and list(data.files) == ["3.png", "2.png"]
+    assert data.first.tolist() == [0, 2, 2] and data.box_ids.tolist() == [2, 3] and data.labels.tolist() == [1, 0]
+    assert data.written.images.tolist() == [0, 0] and data.written.boxes.tolist() == [[1, 1, 4, 5], [2, 2, 2, 6]]
+    assert len(small_set().select(np.array([], dtype=int))) == 0

@@ -380,15 +380,34 @@ def test_a_full_disk_in_a_run(det_config, tmp_path, monkeypatch):
     assert [name for name in os.listdir(tmp_path) if name.endswith((".pth", ".json")) or name[0] == "."] == ["last.pth"]
 
 
-def test_the_splits_must_have_the_same_classes(write_config, tiny, tmp_path):
+def test_a_class_that_one_split_lacks_is_told(write_config, tiny, tmp_path, caplog):
+    short = ("schedule.length=1", "schedule.validate_every=1")
     content = json.loads(tiny.val.read_text())
     content["categories"].append({"id": 77, "name": "mauve"})
+    content["annotations"][0]["category_id"] = 77
     (tmp_path / "more.json").write_text(json.dumps(content))
     path = write_config((str(tiny.val), str(tmp_path / "more.json")))
-    with pytest.raises(InputError, match=r"classes of the test data\n.*mauve"):
-        run(path, tmp_path / "w")
+    run(path, tmp_path / "more", *short)
+    assert "1 classes (mauve): the net does not know them: left out" in caplog.text
+    caplog.clear()
+    few = json.loads(tiny.val.read_text())
+    few["categories"] = [row for row in few["categories"] if row["name"] != "blue"]
+    ids = {row["id"] for row in few["categories"]}
+    few["annotations"] = [row for row in few["annotations"] if row["category_id"] in ids]
+    (tmp_path / "few.json").write_text(json.dumps(few))
+    run(write_config((str(tiny.val), str(tmp_path / "few.json"))), tmp_path / "few", *short)
+    assert "1 classes (blue): the test data lack them: they have no figures" in caplog.text
+    experiment = load_experiment(load_config(path), tmp_path / "few" / "last.pth")
+    evaluate(experiment)
+    assert [row.name for row in experiment.metric.report.per_class] == list(experiment.classes)
+    few["categories"] = [{"id": 1, "name": "mauve"}]
+    few["annotations"] = [{**few["annotations"][0], "category_id": 1}]
+    (tmp_path / "other.json").write_text(json.dumps(few))
+    with pytest.raises(InputError, match=r"classes of the test data\n.*mauve\n.*at least one of"):
+        run(write_config((str(tiny.val), str(tmp_path / "other.json"))), tmp_path / "w")
+    path = write_config((str(tiny.val), str(tmp_path / "more.json")))
     chosen = "train_data.classes=('red', 'blue')"  # on purpose, for both
-    run(path, tmp_path / "w", chosen, "schedule.length=1", "schedule.validate_every=1")
+    run(path, tmp_path / "w", chosen, *short)
     assert read_checkpoint(tmp_path / "w" / "last.pth")["meta"]["classes"] == ["red", "blue"]
 
 
