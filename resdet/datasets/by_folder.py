@@ -162,7 +162,7 @@ def _image_root(file: Path, split: str, root: Path) -> Path:
     bases += [root, root / "images", *(root / "images" / word for word in words)]
     bases += [p for p in sorted(root.iterdir()) if p.is_dir() and p.name.lower().startswith(tuple(words) or "\0")]
     for base in bases:
-        if any((base / name).is_file() for name in names if name):
+        if any(os.path.isfile(base / name) for name in names if name):
             return base
     return root  # where they are found by the last part of their names
 

@@ -184,14 +184,14 @@ def read_labels(path: Path, num_classes: int) -> np.ndarray:
 
 def _images_of(data: Path, root: Path, entry: str) -> list[Path]:
     """The images of a folder or of a text file with one a line."""
-    place = next((p for p in (root / entry, data.parent / entry.lstrip("./")) if p.exists()), None)
+    place = next((p for p in (root / entry, data.parent / entry.lstrip("./")) if os.path.exists(p)), None)
     if place is None:
         raise InputError(f"{data}: {entry}", found=f"no {root / entry}", needed=LAYOUT)
     if place.is_dir():
         return sorted(p for p in place.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
     lines = [line.strip() for line in place.read_text(encoding="utf-8-sig", errors="replace").splitlines()]
     images = [place.parent / line if line.startswith("./") else root / line for line in lines if line]
-    if missing := [str(image) for image in images if not image.is_file()]:
+    if missing := [str(image) for image in images if not os.path.isfile(image)]:
         found = f"{len(missing)} of {len(images)} images are missing; first: {missing[0]}"
         raise InputError(place, found=found, needed="images below its folder")
     return images

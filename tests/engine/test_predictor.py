@@ -61,7 +61,7 @@ def changed(last, tmp_path, **meta):
     [
         (lambda model: model.pop("type"), "no description of its net"),
         (lambda model: model.update(rocket=1), "section 'model'\n  found:  unknown key 'rocket'"),
-        (lambda model: model.update({5: 1}), "found:  model = {"),
+        (lambda model: model.update({5: 1}), "meta.model\n  found:  {"),
         (lambda model: model.update(head_width="48"), "model.head_width\n  found:  '48'\n  needed: int"),
         (lambda model: model.update(num_classes="3"), "model.num_classes\n  found:  '3'\n  needed: int"),
         (lambda model: model.pop("backbone"), "found:  no 'backbone'"),
