@@ -86,6 +86,31 @@ def read_coco(
     )
 
 
+def to_coco(annotations: Annotations) -> dict:
+    """A COCO ground-truth dictionary.
+
+    Returns:
+        ``info, images, annotations, categories``: annotation ids count from 1, ``iscrowd`` is ``ignore``.
+    """
+    written = annotations.written
+    columns = {
+        "image_id": annotations.image_ids[written.images],
+        "category_id": annotations.category_ids[written.labels],
+        "bbox": written.boxes,
+        "area": written.areas,
+        "iscrowd": written.ignore.astype(int),
+    }
+    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+    sizes = zip(annotations.image_ids.tolist(), annotations.files, annotations.hw.tolist(), strict=True)
+    categories = zip(annotations.category_ids.tolist(), annotations.classes, strict=True)
+    return {
+        "info": {"description": annotations.source},
+        "images": [{"id": i, "file_name": name, "height": h, "width": w} for i, name, (h, w) in sizes],
+        "annotations": [{"id": number, **dict(zip(columns, row, strict=True))} for number, row in enumerate(rows, 1)],
+        "categories": [{"id": i, "name": name} for i, name in categories],
+    }
+
+
 def _columns(annotations: list[dict]) -> dict[str, np.ndarray]:
     dtypes = {"id": np.int64, "image_id": np.int64, "category_id": np.int64, "iscrowd": bool, "area": np.float64}
     columns = {key: np.array([row[key] for row in annotations], dtype) for key, dtype in dtypes.items()}

@@ -17,12 +17,13 @@ from resdet.backbones.weights import load_exactly
 from resdet.datasets.detection import DetectionDataset
 from resdet.datasets.headers import check_files
 from resdet.engine import distributed
+from resdet.engine.ahead import FilesSeen
 from resdet.engine.checkpoints import read_checkpoint
 from resdet.engine.compiled import compile_parts
 from resdet.engine.config import ExperimentConfig
 from resdet.engine.evaluate import evaluate
 from resdet.engine.experiment import Experiment, build_experiment, check_start, test_loader, train_loader
-from resdet.engine.hooks import Checkpoints, ErrorWarmup, FilesSeen, FiniteLoss, Progress, StepSeed
+from resdet.engine.hooks import Checkpoints, ErrorWarmup, FiniteLoss, Progress, StepSeed
 from resdet.engine.optim import build_optimizer, build_schedulers, in_steps
 from resdet.engine.runner import EvaluationLoop, ResdetRunner, StepLoop
 from resdet.engine.settings import Schedule

@@ -14,7 +14,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from resdet.datasets.annotations import Annotations, to_coco
+from resdet.datasets.annotations import Annotations
+from resdet.datasets.coco import to_coco
 from resdet.datasets.images import image_orientation, read_image
 from resdet.detection.anchors import Anchors
 from resdet.detection.preprocess import resized

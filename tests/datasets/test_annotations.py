@@ -6,7 +6,8 @@ import pickle
 import numpy as np
 import pytest
 
-from resdet.datasets.annotations import Annotations, FileNames, check_boxes, find_images, to_coco
+from resdet.datasets.annotations import Annotations, FileNames, check_boxes, find_images
+from resdet.datasets.coco import to_coco
 from resdet.errors import InputError
 from resdet.labels import COCO_CATEGORY_IDS, COCO_CLASSES, VOC_CLASSES
 

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resdet.datasets.annotations import to_coco
-from resdet.datasets.coco import read_coco
+from resdet.datasets.coco import read_coco, to_coco
 from resdet.datasets.coco_json import load_coco_json
 from resdet.errors import InputError
 
