@@ -6,11 +6,24 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from resdet.engine.config import ExperimentConfig
 
 
 MANY: dict[str, Any] = {"action": "extend", "nargs": "+"}
 """Of a flag that takes several values; given twice, both count."""
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """The ``type`` of a flag that takes integers from ``least`` on."""
+
+    def integer(text: str) -> int:
+        if (value := int(text)) < least:
+            raise argparse.ArgumentTypeError(f"{text}: at least {least}")
+        return value
+
+    return integer
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:
