@@ -43,7 +43,8 @@ def _parser() -> argparse.ArgumentParser:
         description="Time detectors beside torchvision's, each side in its own process, in turns in one run: same "
         "weights, images and threads. Also what loader processes cost, classification, and how cost grows."
     )
-    add, count = parser.add_argument, {"type": at_least(1), "metavar": "N"}
+    add = parser.add_argument
+    count: dict[str, Any] = {"type": at_least(1), "metavar": "N"}
     add(
         "work",
         nargs="+",
