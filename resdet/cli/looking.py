@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 from resdet.cli.arguments import MANY, add_common, add_nets, add_scales, at_least
 from resdet.cli.running import run
@@ -97,51 +99,48 @@ def analyze(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", default="analysis", metavar="DIR", help=explained)
     kinds = parser.add_subparsers(dest="analysis", required=True, metavar="ANALYSIS")
 
-    def kind(name: str, text: str) -> argparse.ArgumentParser:
+    def kind(name: str, text: str, analyse: Callable[..., list]) -> argparse.ArgumentParser:
         added = kinds.add_parser(name, help=text, description=text)
         added.add_argument("--out", default=argparse.SUPPRESS, metavar="DIR", help=explained)
+        added.set_defaults(analyse=analyse)
         return added
 
-    added = kind("curves", "training and test error of several runs (the paper's Figs. 1, 4 and 6)")
+    def number(added: argparse.ArgumentParser, name: str, default: int, text: str) -> None:
+        explained = f"{text} (default: {default})"
+        added.add_argument(f"--{name}", type=at_least(1), default=default, metavar="N", help=explained)
+
+    text = "training and test error of several runs (the paper's Figs. 1, 4 and 6)"
+    added = kind("curves", text, lambda a: a.curves(args.runs, out=args.out))
     added.add_argument("runs", nargs="+", metavar="RUN", help="work dirs of tools/train_cls.py, or NAME=DIR")
-    added = kind("studies", "the tables of shortcuts and activation orders (He et al. 2016), the paper beside runs")
+    text = "the tables of shortcuts and activation orders (He et al. 2016), the paper beside runs"
+    added = kind("studies", text, lambda a: [a.study_tables(args.runs, out=args.out)])
     added.add_argument("runs", nargs="+", metavar="RUN", help="work dirs of configs/cifar10_resnet110_study.py")
-    added = kind("responses", "standard deviation of each 3x3 layer's response (Fig. 7), of one or more nets")
+    text = "standard deviation of each 3x3 layer's response (Fig. 7), of one or more nets"
+    added = kind("responses", text, lambda a: a.layer_responses(source(a)))
     add_nets(added, several=True, images="test images (default: all)")
-    added = kind("gradients", "norm of the loss gradient at each block and each weight, of one or more nets")
+    text = "norm of the loss gradient at each block and each weight, of one or more nets"
+    added = kind("gradients", text, lambda a: a.gradient_norms(source(a)))
     add_nets(added, several=True, images="training images (default: 512)")
-    added = kind("lesions", "error with blocks deleted or swapped (Veit et al. 2016)")
+    text = "error with blocks deleted or swapped (Veit et al. 2016)"
+    added = kind("lesions", text, lambda a: a.net_lesions(source(a), draws=args.draws))
     add_nets(added, several=False, images="test images (default: all)")
-    added.add_argument(
-        "--draws", type=at_least(1), default=5, metavar="N", help="random choices of k blocks (default: 5)"
-    )
-    added = kind("paths", "how many paths of each length, and what gradient they carry (Veit et al. 2016)")
+    number(added, "draws", 5, "random choices of k blocks")
+    text = "how many paths of each length, and what gradient they carry (Veit et al. 2016)"
+    added = kind("paths", text, lambda a: a.net_paths(source(a), samples=args.samples))
     add_nets(added, several=False, images="training images (default: 128)")
-    added.add_argument(
-        "--samples", type=at_least(1), default=20, metavar="N", help="paths of each length (default: 20)"
-    )
-    added = kind("errors", "error of each class, classes taken for each other, and the worst images")
+    number(added, "samples", 20, "paths of each length")
+    text = "error of each class, classes taken for each other, and the worst images"
+    added = kind("errors", text, lambda a: a.error_report(source(a), worst=args.worst))
     add_nets(added, several=False, images="test images (default: all)")
-    added.add_argument("--worst", type=at_least(1), default=32, metavar="N", help="images on the sheet (default: 32)")
+    number(added, "worst", 32, "images on the sheet")
     args = parser.parse_args(arguments)
 
-    def main() -> None:
-        from resdet.analysis import experiments as analyses
+    def source(analyses: ModuleType) -> Any:
+        return analyses.Source(args.config, args.checkpoint, args.cfg_options, args.limit, args.out)
 
-        if args.analysis == "studies":
-            print(analyses.study_tables(args.runs, out=args.out))
-            return
-        if args.analysis == "curves":
-            written = analyses.curves(args.runs, out=args.out)
-        else:
-            source = analyses.Source(args.config, args.checkpoint, args.cfg_options, args.limit, args.out)
-            written = {
-                "responses": lambda: analyses.layer_responses(source),
-                "gradients": lambda: analyses.gradient_norms(source),
-                "lesions": lambda: analyses.net_lesions(source, draws=args.draws),
-                "paths": lambda: analyses.net_paths(source, samples=args.samples),
-                "errors": lambda: analyses.error_report(source, worst=args.worst),
-            }[args.analysis]()
-        print("\n".join(map(str, written)))
+    def main() -> None:
+        from resdet.analysis import experiments
+
+        print("\n".join(map(str, args.analyse(experiments))))
 
     run(main)
