@@ -62,7 +62,7 @@ def _read_run(work_dir: str | Path) -> Errors:
     errors = Errors({}, {})
     logs = sorted(Path(work_dir).glob("*/vis_data/scalars.json"))  # the folders are named by the time of the start
     for log in logs:
-        rows = _read_rows(log)
+        rows = read_rows(log)
         first = min((row["step"] for row in rows), default=0)
         for series, key in zip(errors[:2], ("error", "top1_error"), strict=True):
             for step in [step for step in series if rows and step >= first]:
@@ -93,7 +93,7 @@ def error_panel(runs: Mapping[str, Errors]) -> Panel:
     return Panel("dashed: training, bold: test", "step", "top-1 error (%)", lines, top=top)
 
 
-def _read_rows(log: Path) -> list[dict]:
+def read_rows(log: Path) -> list[dict]:
     """Reports in the order of writing; a last line cut short, by a stop or while it is written, is not one."""
     rows, lines = [], log.read_text(encoding="utf-8").splitlines(keepends=True)
     for number, line in enumerate(lines, start=1):

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset, Subset
 
 from resdet.analysis import class_errors, gradients, lesions, paths, responses, studies
 from resdet.analysis import curves as error_curves
-from resdet.analysis.chart import draw, draw_images
+from resdet.analysis.chart import Bars, Panel, draw, draw_images
 from resdet.classification.classifier import Classifier
 from resdet.datasets.cifar import ArrayData
 from resdet.datasets.resident import ResidentDataset
@@ -63,11 +63,11 @@ class Images(NamedTuple):
 
 
 def curves(runs: Sequence[str], *, out: str | Path = "analysis") -> list[Path]:
-    """Training and test error of several runs.
+    """Training and test error of several runs: ``curves.png`` and ``curves.json``.
 
     Args:
         runs: work dirs, or ``NAME=dir``.
-        out: folder of ``curves.png`` and ``curves.json``.
+        out: folder of what is written.
 
     Returns:
         What was written.
@@ -99,11 +99,8 @@ def study_tables(runs: Sequence[str], *, out: str | Path = "analysis") -> str:
         InputError: a folder that is not the work dir of a finished run of a net defined by its config.
     """
     results = [_study_result(Path(run)) for run in runs]
-    tables = {"Table 1, shortcuts": studies.TABLE_1, "Table 2, orders": studies.TABLE_2}
-    lines = {title: studies.table(rows, results) for title, rows in tables.items()}
-    _write(
-        Path(out) / "studies.json", {"tables": lines, "runs": [r._asdict() for r in results], **provenance(None, None)}
-    )
+    lines = {title: studies.table(rows, results) for title, rows in studies.TABLES.items()}
+    _write(Path(out) / "studies.json", {"tables": lines, "runs": results, **provenance(None, None)})
     return "\n\n".join(studies.as_markdown(title, rows) for title, rows in lines.items())
 
 
@@ -112,9 +109,8 @@ def _study_result(run: Path) -> studies.Result:
     first = next(iter(sorted(run.glob("seed*/last.pth"))), run / "last.pth")
     record = seeds if seeds.is_file() else run / "metrics.json"
     if not record.is_file():
-        raise InputError(
-            f"run {run}", found=f"no {record.name}", needed="the work dir of a finished tools/train_cls.py"
-        )
+        needed = "the work dir of a finished tools/train_cls.py"
+        raise InputError(f"run {run}", found=f"no {record.name}", needed=needed)
     net = read_checkpoint(first)["meta"]["model"].get("define")
     if net is None:
         needed = "a run of configs/cifar10_resnet110_study.py, or of another config with a section backbone"
@@ -128,52 +124,41 @@ def _study_result(run: Path) -> studies.Result:
 
 def layer_responses(source: Source) -> list[Path]:
     """``responses.png`` and ``.json``: Fig. 7, on test images."""
-    images = _images(source, "test_data")
-    nets = _classifiers(source, images)
-    found = {name: responses.layer_responses(net, _shown(images, "responses")) for name, net in nets.items()}
-    picture = draw(responses.response_panels(found), Path(source.out) / "responses.png")
-    return [picture, _record(source, images, "responses", {"responses": found})]
+    images, nets = _images(source, "test_data")
+    found = {name: responses.layer_responses(net, _shown(images)) for name, net in nets.items()}
+    return _written(source, images, "responses", responses.response_panels(found), {"responses": found})
 
 
 def gradient_norms(source: Source) -> list[Path]:
     """``gradients.png`` and ``.json``, on training images."""
-    images = _images(source._replace(limit=source.limit or GRADIENT_IMAGES), "train_data")
-    nets = _classifiers(source, images)
-    found = {name: gradients.gradient_norms(net, _shown(images, "gradients")) for name, net in nets.items()}
-    picture = draw(gradients.gradient_panels(found), Path(source.out) / "gradients.png")
-    return [picture, _record(source, images, "gradients", {"gradients": found})]
+    images, nets = _images(source, "train_data", usual=GRADIENT_IMAGES)
+    found = {name: gradients.gradient_norms(net, _shown(images)) for name, net in nets.items()}
+    return _written(source, images, "gradients", gradients.gradient_panels(found), {"gradients": found})
 
 
 def net_lesions(source: Source, *, draws: int = 5) -> list[Path]:
     """``lesions.png`` and ``.json`` of one net, on test images."""
-    images = _images(source, "test_data")
-    ((_, net),) = _classifiers(source, images).items()
-    seed = images.config.run.seed
-    found = lesions.measure_lesions(net, _shown(images, "lesions"), draws=draws, seed=seed)
-    picture = draw(lesions.lesion_panels(found), Path(source.out) / "lesions.png")
-    return [picture, _record(source, images, "lesions", {"draws": draws, **found._asdict()})]
+    images, nets = _images(source, "test_data")
+    found = lesions.measure_lesions(_only(nets), _shown(images), draws=draws, seed=images.config.run.seed)
+    return _written(source, images, "lesions", lesions.lesion_panels(found), {"draws": draws, **found._asdict()})
 
 
 def net_paths(source: Source, *, samples: int = 20) -> list[Path]:
     """``paths.png`` and ``.json`` of one net, on training images."""
-    images = _images(source._replace(limit=source.limit or PATH_IMAGES), "train_data")
-    ((_, net),) = _classifiers(source, images).items()
-    seed = images.config.run.seed
-    found = paths.measure_paths(net, images.batches, samples=samples, seed=seed)
+    images, nets = _images(source, "train_data", usual=PATH_IMAGES)
+    found = paths.measure_paths(_only(nets), images.batches, samples=samples, seed=images.config.run.seed)
     lengths = {"mean_length": found.mean_length, "effective_length": found.effective_length}
-    picture = draw(paths.path_panels(found), Path(source.out) / "paths.png")
-    return [picture, _record(source, images, "paths", {"samples": samples, **found._asdict(), **lengths})]
+    figures = {"samples": samples, **found._asdict(), **lengths}
+    return _written(source, images, "paths", paths.path_panels(found), figures)
 
 
 def error_report(source: Source, *, worst: int = 32) -> list[Path]:
     """``errors.png``, ``worst.png`` and ``errors.json`` of one net, on test images."""
-    images = _images(source, "test_data")
-    ((_, net),) = _classifiers(source, images).items()
-    answers = class_errors.ask(net, _shown(images, "errors"))
+    images, nets = _images(source, "test_data")
+    answers = class_errors.ask(_only(nets), _shown(images))
     classes = images.data.classes
     rows = class_errors.class_rows(answers, classes)
     pairs = class_errors.worst_pairs(answers, classes, count=100)
-    places = class_errors.worst_images(answers, count=worst)
     described = [
         {
             "image": images.rows[place],
@@ -181,20 +166,18 @@ def error_report(source: Source, *, worst: int = 32) -> list[Path]:
             "predicted": classes[answers.predicted[place]],
             "loss": float(answers.losses[place]),
         }
-        for place in places
-    ]
-    captions = [f"{row['true']}\n→ {row['predicted']}, {row['loss']:.1f}" for row in described]
-    out = Path(source.out)
-    title = "highest loss: true class → answer, cross-entropy"
-    written = [
-        draw(class_errors.error_bars(rows, pairs), out / "errors.png"),
-        draw_images(
-            [_one_view(images.data[row["image"]][0]) for row in described], captions, out / "worst.png", title=title
-        ),
+        for place in class_errors.worst_images(answers, count=worst)
     ]
     error = float((answers.labels != answers.predicted).double().mean())
     figures = {"top1_error": error, "classes": rows, "confusions": pairs, "worst_images": described}
-    return [*written, _record(source, images, "errors", figures)]
+    written = _written(source, images, "errors", class_errors.error_bars(rows, pairs), figures)
+    sheet = draw_images(
+        [_one_view(images.data[row["image"]][0]) for row in described],
+        [f"{row['true']}\n→ {row['predicted']}, {row['loss']:.1f}" for row in described],
+        Path(source.out) / "worst.png",
+        title="highest loss: true class → answer, cross-entropy",
+    )
+    return [written[0], sheet, written[1]]
 
 
 def name_paths(texts: Sequence[str]) -> dict[str, Path]:
@@ -230,19 +213,26 @@ def choose_rows(total: int, limit: int | None, *, seed: int = 0) -> list[int]:
     return spread[torch.randperm(count, generator=torch.Generator().manual_seed(seed))].tolist()
 
 
-def _images(source: Source, section: str) -> Images:
-    """Test images in test batches, or training images in training batches, on one process."""
+def _images(source: Source, section: str, usual: int | None = None) -> tuple[Images, dict[str, Classifier]]:
+    """Test images in test batches, or training images in training batches, on one process; and the nets."""
     config = load_config(source.config, source.options)
     if config.task.name != "classification":
-        raise InputError(
-            f"config {source.config}", found=f"task = {config.task.name!r}", needed="a classification config"
-        )
+        found = f"task = {config.task.name!r}"
+        raise InputError(f"config {source.config}", found=found, needed="a classification config")
     data = config.task.test_data(config) if section == "test_data" else config.task.training_data(config)
-    rows = choose_rows(len(data), source.limit, seed=config.run.seed)
+    rows = choose_rows(len(data), usual if source.limit is None else source.limit, seed=config.run.seed)
     loader = config.loader
     if section == "train_data":
         loader = loader.updated(test_batch_size=loader.batch_size)
-    return Images(config, data, data_loader(_subset(data, rows), loader), rows)
+    nets = {}
+    for name, path in name_paths(source.checkpoints).items():
+        nets[name] = load_classifier(path, data.classes).to(distributed.device(), memory_format=torch.channels_last)
+    return Images(config, data, data_loader(_subset(data, rows), loader), rows), nets
+
+
+def _only(nets: dict[str, Classifier]) -> Classifier:
+    (net,) = nets.values()
+    return net
 
 
 def _subset(data: Dataset, rows: list[int]) -> Dataset:
@@ -257,15 +247,7 @@ def _subset(data: Dataset, rows: list[int]) -> Dataset:
     return some
 
 
-def _classifiers(source: Source, images: Images) -> dict[str, Classifier]:
-    nets = {}
-    for name, path in name_paths(source.checkpoints).items():
-        net = load_classifier(path, images.data.classes)
-        nets[name] = net.to(distributed.device(), memory_format=torch.channels_last)
-    return nets
-
-
-def _shown(images: Images, what: str) -> Iterable[tuple[Tensor, Tensor]]:
+def _shown(images: Images) -> Iterable[tuple[Tensor, Tensor]]:
     """Batches on the device, with a progress bar on a terminal."""
     return shown(images.batches, len(images.batches.batch_sampler))
 
@@ -275,16 +257,15 @@ def _one_view(image: Tensor | Sequence[Tensor]) -> Tensor:
     return image if isinstance(image, Tensor) and image.ndim == 3 else image[0]
 
 
-def _record(source: Source, images: Images, name: str, figures: dict) -> Path:
-    """The figures with where they came from."""
+def _written(source: Source, images: Images, name: str, panels: Sequence[Panel | Bars], figures: dict) -> list[Path]:
+    """A picture, and the figures with where they came from."""
     named = name_paths(source.checkpoints)
     nets = {name: provenance(None, path)["checkpoint"] for name, path in named.items()}
-    seed = images.config.run.seed
-    origin = provenance(source.config, None, seed=seed, config_text=images.config.text)
+    origin = provenance(source.config, None, seed=images.config.run.seed, config_text=images.config.text)
     del origin["checkpoint"]
-    return _write(
-        Path(source.out) / f"{name}.json", {**figures, "images": len(images.rows), "checkpoints": nets, **origin}
-    )
+    record = {**figures, "images": len(images.rows), "checkpoints": nets, **origin}
+    out = Path(source.out)
+    return [draw(panels, out / f"{name}.png"), _write(out / f"{name}.json", record)]
 
 
 def _write(path: Path, record: dict) -> Path:

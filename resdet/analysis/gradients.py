@@ -6,7 +6,7 @@ BN normalises by the batch, as in training, and keeps its running statistics; al
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
 import torch
@@ -63,26 +63,22 @@ def gradient_norms(classifier: Classifier, batches: Iterable[tuple[Tensor, Tenso
     def keep(name: str, output: Tensor) -> None:
         outputs.setdefault(name, output)  # the first: with activation checkpointing there is a second pass
 
-    hooks = [
-        module.register_forward_hook(lambda _, __, output, name=name: keep(name, output))
-        for name, module in net.named_modules()
-        if module in blocks
-    ]
     at_blocks, at_weights, images_seen, batches_seen = 0, 0, 0, 0
-    try:
-        with batch_statistics(classifier), torch.enable_grad():
-            for images, labels in batches:
-                outputs.clear()
-                loss = classifier.loss(images.to(device), labels.to(device))["loss_cls"]
-                names = list(outputs)
-                gradients = torch.autograd.grad(loss, [*outputs.values(), *weights.values()])
-                per_image = [g.flatten(1).norm(dim=1).sum() * len(images) for g in gradients[: len(names)]]
-                at_blocks = at_blocks + torch.stack([*per_image, loss.new_zeros(())]).double()
-                at_weights = at_weights + torch.stack([g.norm() for g in gradients[len(names) :]]).double()
-                images_seen, batches_seen = images_seen + len(images), batches_seen + 1
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with ExitStack() as stack:
+        for name, module in net.named_modules():
+            if module in blocks:
+                stack.enter_context(module.register_forward_hook(lambda _, __, out, name=name: keep(name, out)))
+        stack.enter_context(batch_statistics(classifier))
+        stack.enter_context(torch.enable_grad())
+        for images, labels in batches:
+            outputs.clear()
+            loss = classifier.loss(images.to(device), labels.to(device))["loss_cls"]
+            names = list(outputs)
+            gradients = torch.autograd.grad(loss, [*outputs.values(), *weights.values()])
+            per_image = [g.flatten(1).norm(dim=1).sum() * len(images) for g in gradients[: len(names)]]
+            at_blocks = at_blocks + torch.stack([*per_image, loss.new_zeros(())]).double()
+            at_weights = at_weights + torch.stack([g.norm() for g in gradients[len(names) :]]).double()
+            images_seen, batches_seen = images_seen + len(images), batches_seen + 1
     if not batches_seen:
         raise InputError("gradient norms", found="no batch of images", needed="at least one")
     return GradientNorms(
@@ -99,8 +95,8 @@ def gradient_panels(nets: Mapping[str, GradientNorms]) -> list[Panel]:
         weights.append(Line(range(1, len(on_path) + 1), on_path, name, colour))
         if norms.blocks:
             blocks.append(Line(range(1, len(norms.blocks) + 1), list(norms.blocks.values()), name, colour))
-    panels = [Panel("gradient at the outputs of the blocks", "block", "L2 norm, mean over images", blocks, log=True)]
-    return [
-        *(panels if blocks else []),
+    panels = (
+        Panel("gradient at the outputs of the blocks", "block", "L2 norm, mean over images", blocks, log=True),
         Panel("gradient at the weights", "convolution", "L2 norm, mean over batches", weights, log=True),
-    ]
+    )
+    return [panel for panel in panels if panel.lines]

@@ -7,6 +7,7 @@ the convolution directly (the last one of a pre-activation block, a VGG without 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor, nn
@@ -44,25 +45,21 @@ def layer_responses(classifier: Classifier, batches: Iterable[tuple[Tensor, Tens
         if newest and inputs[0] is newest[0][1]:
             parts[newest[0][0]] = _moments(output)
 
-    hooks = []
-    for name, module in classifier.net.named_modules():
-        if isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3):
-            hooks.append(module.register_forward_hook(lambda _, __, out, name=name: after_convolution(name, out)))
-        elif isinstance(module, _BatchNorm):
-            hooks.append(module.register_forward_hook(after_norm))
-    try:
+    with ExitStack() as hooks:
+        for name, module in classifier.net.named_modules():
+            if isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3):
+                hook = module.register_forward_hook(lambda _, __, out, name=name: after_convolution(name, out))
+                hooks.enter_context(hook)
+            elif isinstance(module, _BatchNorm):
+                hooks.enter_context(module.register_forward_hook(after_norm))
         for images, _ in batches:
             classifier.predict(images)
             for name, moments in parts.items():
                 totals[name] = totals.get(name, 0) + moments
             parts.clear()
-    finally:
-        for hook in hooks:
-            hook.remove()
     if not totals:
-        raise InputError(
-            "layer responses", found="no response of a 3x3 convolution", needed="images, and a net of them"
-        )
+        found = "no response of a 3x3 convolution"
+        raise InputError("layer responses", found=found, needed="images, and a net of them")
     count, total, squares = torch.stack(list(totals.values())).unbind(dim=1)
     deviations = (squares / count - (total / count) ** 2).clamp(min=0).sqrt()
     return dict(zip(totals, deviations.tolist(), strict=True))

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from resdet.analysis.tables import markdown
+
 
 class Variant(NamedTuple):
     """A row of a table."""
@@ -39,6 +41,7 @@ TABLE_2 = (
     Variant("ReLU-only pre-activation", "A", order="relu-only-pre", paper=6.71),
     Variant("full pre-activation", "A", order="pre", paper=6.37),
 )
+TABLES = {"Table 1, shortcuts": TABLE_1, "Table 2, orders": TABLE_2}
 USUAL_BIAS = {"exclusive-gate": -6.0, "shortcut-gate": -6.0}
 
 
@@ -70,13 +73,12 @@ def table(rows: Sequence[Variant], results: Sequence[Result]) -> list[dict[str, 
 
 def as_markdown(title: str, lines: Sequence[Mapping[str, Any]]) -> str:
     """The table, the paper's error beside ours."""
-    cells = [[title, "paper", "ours"], ["---"] * 3]
+    cells = [[title, "paper", "ours"]]
     for line in lines:
         ours = f"{line['ours']:.2f}" if "ours" in line else ""
         ours += f" ± {line['spread']:.2f}" if line.get("spread") is not None else ""
         cells.append([line["name"], "> 20" if line["paper"] is None else f"{line['paper']:.2f}", ours])
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return "\n".join(f"| {' | '.join(c.ljust(w) for c, w in zip(row, widths, strict=True))} |" for row in cells)
+    return markdown(cells)
 
 
 def _is(row: Variant, net: Mapping[str, Any]) -> bool:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import statistics
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
+from resdet.benchmarks.jobs import Amp, training
 from resdet.engine import distributed
 from resdet.engine.config import ExperimentConfig, load_config
 from resdet.engine.experiment import build_net
-from resdet.engine.optim import build_optimizer, in_steps
+from resdet.engine.optim import in_steps
 from resdet.errors import InputError
 
 IMAGES = {32: 50_000, 224: 1_281_167, 176: 1_281_167}
@@ -33,8 +32,21 @@ class Cost(NamedTuple):
     """Of the whole training, of the config's own batch."""
     hours: float
 
+    @property
+    def name(self) -> str:
+        """Of the config."""
+        return Path(self.config).stem
 
-def training_cost(path: str | Path, *, batch_size: int, runs: int = 5, amp: str = "off") -> Cost:
+
+COLUMNS = {
+    "config                          ": "{.name}",
+    "images/s ": "{.images_per_second:.1f}",
+    "steps    ": "{.steps}",
+    "hours    ": "{.hours:.1f}",
+}
+
+
+def training_cost(path: str | Path, *, batch_size: int, runs: int = 5, amp: Amp = "off") -> Cost:
     """Time whole training steps (forward, backward, update) on random images.
 
     Args:
@@ -50,25 +62,16 @@ def training_cost(path: str | Path, *, batch_size: int, runs: int = 5, amp: str 
     if config.task.name != "classification":
         raise InputError(f"config {path}", found=f"task = {config.task.name!r}", needed="a classification config")
     side, classes = _side(config)
-    net = build_net(config, num_classes=classes, load_init=False).to(distributed.device()).train()
-    settings = config.loader
-    batch = min(batch_size, settings.batch_size)
-    wrapper = build_optimizer(net, config.optimizer, amp=amp, lr=1e-3)
+    device, whole = distributed.device(), config.loader.batch_size
+    net = build_net(config, num_classes=classes, load_init=False).to(device).train()
+    batch = min(batch_size, whole)
     generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (batch, 3, side, side), dtype=torch.uint8, generator=generator)
-    labels = torch.randint(0, classes, (batch,), generator=generator)
-    images, labels = images.to(distributed.device()), labels.to(distributed.device())
-
-    def step() -> None:
-        with wrapper.optim_context(net):
-            loss = net.loss(images, labels)["loss_cls"]
-        wrapper.update_params(loss)
-
-    seconds = _median_seconds(step, runs)
-    schedule = config.schedule
-    steps = in_steps(schedule.length, schedule, -(-IMAGES[side] // settings.batch_size))
-    rate = batch / seconds
-    return Cost(str(path), side, batch, rate, steps, steps * settings.batch_size / rate / 3600)
+    images = torch.randint(0, 256, (batch, 3, side, side), dtype=torch.uint8, generator=generator).to(device)
+    labels = torch.randint(0, classes, (batch,), generator=generator).to(device)
+    job = training(net, lambda: net.loss(images, labels), amp=amp)
+    rate = batch / statistics.median([job.run() for _ in range(runs + 2)][2:])
+    steps = in_steps(config.schedule.length, config.schedule, -(-IMAGES[side] // whole))
+    return Cost(str(path), side, batch, rate, steps, steps * whole / rate / 3600)
 
 
 def _side(config: ExperimentConfig) -> tuple[int, int]:
@@ -78,14 +81,3 @@ def _side(config: ExperimentConfig) -> tuple[int, int]:
         needed = f"a crop of {', '.join(map(str, IMAGES))} pixels"
         raise InputError(f"config {config.filename}", found=f"train_data.crop = {side}", needed=needed)
     return side, 10 if side == 32 else 1000
-
-
-def _median_seconds(step: Callable[[], None], runs: int) -> float:
-    seconds = []
-    for _ in range(runs + 2):
-        started = time.perf_counter()
-        step()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - started)
-    return statistics.median(seconds[2:])

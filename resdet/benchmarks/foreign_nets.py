@@ -12,68 +12,82 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from resdet.benchmarks.frameworks import NETS, Framework, Losses, Size, converted_twin
+from resdet.benchmarks.frameworks import NETS, Framework, Losses
 from resdet.convert.renaming import Foreign
-from resdet.detection.faster_rcnn import FasterRCNN
 from resdet.structures import Detections, Target
 
-
-def _no_size(net: nn.Module, hw: Size) -> None:
-    """Nothing to tell."""
+ZOO = {"r50_fpn": "R_50_FPN_1x", "r50_c4": "R_50_C4_1x", "r101_c4": "R_101_C4_3x"}
+CONFIGS = {True: "faster-rcnn_r50_fpn_1x_coco", False: "faster-rcnn_r50-caffe_c4-1x_coco"}
 
 
 def _bgr(images: Sequence[Tensor]) -> list[Tensor]:
     return [image.flip(0) for image in images]
 
 
-# --- detectron2
+class _Detectron2(Framework):
+    """Its model zoo's nets."""
 
-ZOO = {"r50_fpn": "R_50_FPN_1x", "r50_c4": "R_50_C4_1x", "r101_c4": "R_101_C4_3x"}
+    last_norm = "conv3.norm"
+    layers = (
+        "proposal_generator.rpn_head.objectness_logits",
+        "proposal_generator.rpn_head.anchor_deltas",
+        "roi_heads.box_predictor.cls_score",
+        "roi_heads.box_predictor.bbox_pred",
+    )
 
+    def build(self, name: str) -> nn.Module:
+        from detectron2 import model_zoo
+        from detectron2.modeling import build_model
 
-def _build_detectron2(name: str, device: torch.device) -> nn.Module:
-    from detectron2 import model_zoo
-    from detectron2.modeling import build_model
+        config = model_zoo.get_config(f"COCO-Detection/faster_rcnn_{ZOO[name]}.yaml")
+        config.MODEL.DEVICE = "cpu"
+        return build_model(config)
 
-    config = model_zoo.get_config(f"COCO-Detection/faster_rcnn_{ZOO[name]}.yaml")
-    config.MODEL.DEVICE = str(device)
-    return build_model(config)
-
-
-def _detect_detectron2(net: nn.Module, images: Sequence[Tensor]) -> list[Detections]:
-    with torch.no_grad():
+    @torch.no_grad()
+    def detect(self, net: nn.Module, images: Sequence[Tensor]) -> list[Detections]:
         answers = [answer["instances"] for answer in net([{"image": image} for image in _bgr(images)])]
-    return [Detections(a.pred_boxes.tensor, a.scores, a.pred_classes) for a in answers]
+        return [Detections(a.pred_boxes.tensor, a.scores, a.pred_classes) for a in answers]
+
+    def losses(self, net: nn.Module, images: Sequence[Tensor], targets: Sequence[Target]) -> Losses:
+        from detectron2.structures import Boxes, Instances
+        from detectron2.utils.events import EventStorage
+
+        truth = [Instances(t.original_hw, gt_boxes=Boxes(t.boxes), gt_classes=t.labels) for t in targets]
+        with EventStorage():  # its heads write figures into one
+            pairs = zip(_bgr(images), truth, strict=True)
+            return net([{"image": image, "instances": instances} for image, instances in pairs])
+
+    def foreign(self, net: nn.Module) -> Foreign:
+        return Foreign("detectron2", net.state_dict())
 
 
-def _losses_detectron2(net: nn.Module, images: Sequence[Tensor], targets: Sequence[Target]) -> Losses:
-    from detectron2.structures import Boxes, Instances
-    from detectron2.utils.events import EventStorage
+class _MMDetection(Framework):
+    """The nets of the configs that it brings."""
 
-    truth = [Instances(t.original_hw, gt_boxes=Boxes(t.boxes), gt_classes=t.labels) for t in targets]
-    with EventStorage():  # its heads write figures into one
-        pairs = zip(_bgr(images), truth, strict=True)
-        return net([{"image": image, "instances": instances} for image, instances in pairs])
+    last_norm = "bn3"
+    layers = ("rpn_head.rpn_cls", "rpn_head.rpn_reg", "roi_head.bbox_head.fc_cls", "roi_head.bbox_head.fc_reg")
 
+    def build(self, name: str) -> nn.Module:
+        import mmdet
+        from mmdet.apis import init_detector
 
-def _twin_detectron2(theirs: nn.Module, name: str, hw: Size) -> FasterRCNN:
-    return converted_twin(Foreign("detectron2", theirs.state_dict()), hw)
+        depth, pyramid = NETS[name]
+        config = Path(mmdet.__file__).parent / ".mim" / "configs" / "faster_rcnn" / f"{CONFIGS[pyramid]}.py"
+        depths = {"model.backbone.depth": depth, "model.backbone.init_cfg": None}
+        depths |= {} if pyramid else {"model.roi_head.shared_head.depth": depth}
+        return init_detector(str(config), None, device="cpu", cfg_options=depths)
 
+    @torch.no_grad()
+    def detect(self, net: nn.Module, images: Sequence[Tensor]) -> list[Detections]:
+        answers = [sample.pred_instances for sample in _call_mmdetection(net, images, None, "predict")]
+        return [Detections(a.bboxes, a.scores, a.labels) for a in answers]
 
-# --- mmdetection
+    def losses(self, net: nn.Module, images: Sequence[Tensor], targets: Sequence[Target]) -> Losses:
+        losses = _call_mmdetection(net, images, targets, "loss")
+        return {key: sum(value) if isinstance(value, list) else value for key, value in losses.items()}
 
-CONFIGS = {True: "faster-rcnn_r50_fpn_1x_coco", False: "faster-rcnn_r50-caffe_c4-1x_coco"}
-
-
-def _build_mmdetection(name: str, device: torch.device) -> nn.Module:
-    import mmdet
-    from mmdet.apis import init_detector
-
-    depth, pyramid = NETS[name]
-    config = Path(mmdet.__file__).parent / ".mim" / "configs" / "faster_rcnn" / f"{CONFIGS[pyramid]}.py"
-    depths = {"model.backbone.depth": depth, "model.backbone.init_cfg": None}
-    depths |= {} if pyramid else {"model.roi_head.shared_head.depth": depth}
-    return init_detector(str(config), None, device=str(device), cfg_options=depths)
+    def foreign(self, net: Any) -> Foreign:
+        return Foreign("mmdetection", net.state_dict(), {"cfg": net.cfg.pretty_text})
 
 
 def _call_mmdetection(net: Any, images: Sequence[Tensor], targets: Sequence[Target] | None, mode: str) -> Any:
@@ -89,41 +103,4 @@ def _call_mmdetection(net: Any, images: Sequence[Tensor], targets: Sequence[Targ
     return net(**data, mode=mode)
 
 
-def _detect_mmdetection(net: nn.Module, images: Sequence[Tensor]) -> list[Detections]:
-    with torch.no_grad():
-        answers = [sample.pred_instances for sample in _call_mmdetection(net, images, None, "predict")]
-    return [Detections(a.bboxes, a.scores, a.labels) for a in answers]
-
-
-def _losses_mmdetection(net: nn.Module, images: Sequence[Tensor], targets: Sequence[Target]) -> Losses:
-    losses = _call_mmdetection(net, images, targets, "loss")
-    return {key: sum(v) if isinstance(v, list) else v for key, v in losses.items() if "loss" in key}
-
-
-def _twin_mmdetection(theirs: Any, name: str, hw: Size) -> FasterRCNN:
-    return converted_twin(Foreign("mmdetection", theirs.state_dict(), {"cfg": theirs.cfg.pretty_text}), hw)
-
-
-_RPN, _BOX = "proposal_generator.rpn_head", "roi_heads.box_predictor"
-FRAMEWORKS = {
-    "detectron2": Framework(
-        _build_detectron2,
-        _no_size,
-        _detect_detectron2,
-        _losses_detectron2,
-        _twin_detectron2,
-        last_norm="conv3.norm",
-        layers=(f"{_RPN}.objectness_logits", f"{_RPN}.anchor_deltas", f"{_BOX}.cls_score", f"{_BOX}.bbox_pred"),
-        background=-1,
-    ),
-    "mmdetection": Framework(
-        _build_mmdetection,
-        _no_size,
-        _detect_mmdetection,
-        _losses_mmdetection,
-        _twin_mmdetection,
-        last_norm="bn3",
-        layers=("rpn_head.rpn_cls", "rpn_head.rpn_reg", "roi_head.bbox_head.fc_cls", "roi_head.bbox_head.fc_reg"),
-        background=-1,
-    ),
-}
+DETECTRON2, MMDETECTION = _Detectron2(), _MMDetection()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from importlib import import_module
 from operator import attrgetter
 
@@ -9,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from resdet.benchmarks.foreign_nets import FRAMEWORKS
+from resdet.benchmarks.foreign_nets import DETECTRON2, MMDETECTION
 from resdet.benchmarks.frameworks import NUM_CLASSES, SMALL, Framework, Size
 from resdet.benchmarks.torchvision_nets import TORCHVISION
 from resdet.cpu.folding import fold_batchnorm
@@ -18,8 +19,12 @@ from resdet.detection.faster_rcnn import FasterRCNN
 from resdet.errors import InputError
 from resdet.structures import Target
 
-PACKAGES = {"torchvision": "torchvision", "detectron2": "detectron2", "mmdetection": "mmdet"}
-"""Frameworks to measure beside, and what each is imported as."""
+FRAMEWORKS: dict[str, tuple[str, Framework]] = {
+    "torchvision": ("torchvision", TORCHVISION),
+    "detectron2": ("detectron2", DETECTRON2),
+    "mmdetection": ("mmdet", MMDETECTION),
+}
+"""Those to measure beside, and what each is imported as."""
 OBJECTS = 8
 """Ground-truth boxes on each training image; COCO has 7.3 on average."""
 BACKGROUND = 8.0
@@ -30,24 +35,25 @@ def framework(name: str) -> Framework:
     """A framework to measure beside.
 
     Args:
-        name: of :data:`PACKAGES`.
+        name: of :data:`FRAMEWORKS`.
 
     Raises:
         InputError: its package is not installed.
     """
+    package, found = FRAMEWORKS[name]
     try:
-        import_module(PACKAGES[name])
+        import_module(package)
     except ImportError as error:
-        needed = f"an environment in which `import {PACKAGES[name]}` works, or another framework"
+        needed = f"an environment in which `import {package}` works, or another framework"
         raise InputError(f"--beside {name}", found=error, needed=needed) from error
-    return TORCHVISION if name == "torchvision" else FRAMEWORKS[name]
+    return found
 
 
 def build_theirs(name: str, net: str, hw: Size, device: torch.device) -> nn.Module:
     """A framework's own net, the same at every call; its random weights give features and scores of usual sizes."""
     frame = framework(name)
     torch.manual_seed(0)
-    built = frame.build(net, torch.device("cpu"))
+    built = frame.build(net)
     _enliven(frame, built)
     frame.set_size(built, hw)
     return built.to(device)
@@ -83,18 +89,18 @@ def _enliven(frame: Framework, net: nn.Module) -> None:
             attrgetter(frame.last_norm)(block).weight.fill_(0.25)
     images, _ = images_and_targets(1, SMALL)
     layers = [attrgetter(path)(net) for path in frame.layers]
+    seen: dict[nn.Module, list[Tensor]] = {layer: [] for layer in layers}
     net.eval()
-    for stage in ((layers[:2], (1.5, 0.3)), (layers[2:], (2.0, 1.0))):  # the second reads proposals of the first
-        seen: dict[nn.Module, list[Tensor]] = {layer: [] for layer in stage[0]}
-        hooks = [
-            layer.register_forward_hook(lambda layer, _, out, seen=seen: seen[layer].append(out)) for layer in seen
-        ]
-        frame.detect(net, images)
-        for hook in hooks:
-            hook.remove()
-        for layer, deviation in zip(*stage, strict=True):
-            values = torch.cat([out.transpose(0, 1).flatten(1) for out in seen[layer]], dim=1)
-            factor = deviation / values.std(dim=1).clamp(min=1e-6)
-            layer.weight.mul_(factor.view(-1, *[1] * (layer.weight.dim() - 1)))
-            layer.bias.sub_(values.mean(dim=1)).mul_(factor)
+    with ExitStack() as hooks:
+        for layer in layers:
+            hooks.enter_context(layer.register_forward_hook(lambda layer, _, out: seen[layer].append(out)))
+        for start, deviations in ((0, (1.5, 0.3)), (2, (2.0, 1.0))):  # the second reads proposals of the first
+            for outputs in seen.values():
+                outputs.clear()
+            frame.detect(net, images)
+            for layer, deviation in zip(layers[start:], deviations, strict=False):
+                values = torch.cat([out.transpose(0, 1).flatten(1) for out in seen[layer]], dim=1)
+                factor = deviation / values.std(dim=1).clamp(min=1e-6)
+                layer.weight.mul_(factor.view(-1, *[1] * (layer.weight.dim() - 1)))
+                layer.bias.sub_(values.mean(dim=1)).mul_(factor)
     layers[2].bias[frame.background] += BACKGROUND

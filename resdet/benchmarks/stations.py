@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from torch import nn
+from torch.utils.benchmark import timer
 
 from resdet.detection import faster_rcnn
 
@@ -34,11 +33,9 @@ class Profile:
 
         def call(*arguments: Any, **named: Any) -> Any:
             self._inside.append(0.0)
-            wait()
-            started = time.perf_counter()
+            started = timer()
             answer = function(*arguments, **named)
-            wait()
-            spent = time.perf_counter() - started
+            spent = timer() - started
             self.seconds[station] += spent - self._inside.pop()
             if self._inside:
                 self._inside[-1] += spent
@@ -67,9 +64,3 @@ def places(net: nn.Module) -> list[tuple[str, Any, str]]:
     else:
         return []
     return [(station, module, "forward") for station, module in modules.items()] + functions
-
-
-def wait() -> None:
-    """Until the device has done what it was given."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()

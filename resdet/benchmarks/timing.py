@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeVar
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torchvision.ops import box_iou
 
+from resdet.analysis import tables
+from resdet.benchmarks.clock import in_turns
 from resdet.benchmarks.footprint import Memory
 from resdet.benchmarks.nets import framework
-from resdet.benchmarks.sides import Job, Side
+from resdet.benchmarks.sides import Side, side_job
 from resdet.benchmarks.workers import Worker
-
-Told = TypeVar("Told")
 
 
 class Measured(NamedTuple):
@@ -54,6 +54,20 @@ class Row(NamedTuple):
     """FLOP/s of the machine, the better of two measurements, in the dtype and with the threads of the row."""
     runs: int
 
+    @property
+    def work(self) -> str:
+        """What was done, in words."""
+        side = self.side
+        count = f"{side.batch_size} x " if side.batch_size > 1 else ""
+        how = ("" if side.amp == "off" else f" {side.amp}") + (" winograd" if side.winograd else "")
+        how += "" if side.compile == "off" else f" compiled in {self.ours.first_seconds:.0f} s"
+        return f"{side.work} {count}{side.hw[0]}x{side.hw[1]}{how}"
+
+    @property
+    def share(self) -> str:
+        """:attr:`same`, in words."""
+        return "-" if self.same is None else f"{self.same:.0%}"
+
 
 def compare(side: Side, *, runs: int, profile: bool = False) -> Row:
     """Measure our side and the other one.
@@ -67,48 +81,41 @@ def compare(side: Side, *, runs: int, profile: bool = False) -> Row:
         InputError: the other framework is not installed.
     """
     framework(side.beside)  # better told before two processes start
-    with Worker(Job, side) as ours, Worker(Job, side._replace(ours=False)) as theirs:
-        both = (ours, theirs)
-        for worker in both:
-            worker.receive()
-        peak = theirs.ask("peak")
+    sides = (side, side._replace(ours=False))
+    with (
+        Worker(side_job, sides[0], threads=side.threads) as ours,
+        Worker(side_job, sides[1], threads=side.threads) as theirs,
+    ):
+        both = [worker.built() for worker in (ours, theirs)]
+        peak = theirs.ask("peak", side.amp)
         first = [worker.ask("run") for worker in both]
         answers = [worker.ask("answer") for worker in both]
-        mine, other = in_turns(*(lambda w=worker: w.ask("run") for worker in both), runs=runs)
+        seconds = in_turns(*(lambda w=worker: w.ask("run") for worker in both), runs=runs)
         memory = [worker.ask("memory") for worker in both]
         flops = theirs.ask("flops")
-        peak = max(peak, theirs.ask("peak"))
+        peak = max(peak, theirs.ask("peak", side.amp))
         profiles = in_turns(*(lambda w=worker: w.ask("profile") for worker in both), runs=runs if profile else 0)
-    measured = []
-    for place, seconds in enumerate((mine, other)):
-        median = statistics.median(seconds)
-        measured.append(
-            Measured(
-                seconds=median,
-                first_seconds=first[place],
-                images_per_second=side.batch_size / median,
-                memory=memory[place],
-                of_peak=flops / median / peak,
-                loss=answers[place] if side.work == "train" else None,
-                profile={
-                    name: statistics.median(p[name] for p in profiles[place]) for name in (profiles[place] or [{}])[0]
-                },
-            )
+    medians = [statistics.median(each) for each in seconds]
+    measured = [
+        Measured(
+            seconds=median,
+            first_seconds=first[place],
+            images_per_second=side.batch_size / median,
+            memory=memory[place],
+            of_peak=flops / median / peak,
+            loss=answers[place] if side.work == "train" else None,
+            profile=median_profile(profiles[place]),
         )
-    ratios = [a / b for a, b in zip(mine, other, strict=True)]
+        for place, median in enumerate(medians)
+    ]
+    ratios = [a / b for a, b in zip(*seconds, strict=True)]
     same = agreement(*answers) if side.work == "infer" else None
     return Row(side, *measured, statistics.median(ratios), (min(ratios), max(ratios)), same, flops, peak, runs)
 
 
-def in_turns(*functions: Callable[[], Told], runs: int) -> list[list[Told]]:
-    """What each function says in ``runs`` rounds; every other round goes backwards, so that nobody is always first."""
-    told: list[list[Told]] = [[] for _ in functions]
-    order = list(range(len(functions)))
-    for _ in range(runs):
-        for place in order:
-            told[place].append(functions[place]())
-        order.reverse()
-    return told
+def median_profile(profiles: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Of each station the median over the runs."""
+    return {name: statistics.median(p[name] for p in profiles) for name in (profiles or [{}])[0]}
 
 
 def agreement(ours: Sequence[tuple[np.ndarray, ...]], theirs: Sequence[tuple[np.ndarray, ...]]) -> float | None:
@@ -128,41 +135,30 @@ def agreement(ours: Sequence[tuple[np.ndarray, ...]], theirs: Sequence[tuple[np.
     return found / total if total else None
 
 
-HEADINGS = ("work", "net", "seconds", "beside", "its seconds", "ratio", "GiB", "its GiB", "of peak", "its", "same")
-WIDTHS = (32, 7, 8, 11, 11, 5, 5, 7, 7, 4, 5)
-
+COLUMNS = {
+    "work                            ": "{.work}",
+    "net    ": "{.side.net}",
+    "seconds ": "{.ours.seconds:.3f}",
+    "beside     ": "{.side.beside}",
+    "its seconds": "{.theirs.seconds:.3f}",
+    "ratio": "{.ratio:.2f}",
+    "GiB  ": "{.ours.memory.peak:.2f}",
+    "its GiB": "{.theirs.memory.peak:.2f}",
+    "of peak": "{.ours.of_peak:.0%}",
+    "its ": "{.theirs.of_peak:.0%}",
+    "same ": "{.share}",
+}
 LEGEND = """
 GiB: peak resident memory of each side's process. Of peak: share of the {:.0f} GFLOP/s that matrix products reach here,
 if all the convolutions and products of the other side's way were done; Winograd and pooling fewer positions need fewer.
 Same: share of its detections that ours has."""
 
 
-def table_head() -> str:
-    """The first lines of the table, in Markdown."""
-    line = " | ".join(heading.ljust(width) for heading, width in zip(HEADINGS, WIDTHS, strict=True))
-    return f"| {line} |\n|{'|'.join('-' * (width + 2) for width in WIDTHS)}|"
-
-
-def table_line(row: Row) -> str:
-    """A row of the table, and its stations below it where they were measured."""
-    side, ours, theirs = row.side, row.ours, row.theirs
-    count = f"{side.batch_size} x " if side.batch_size > 1 else ""
-    how = ("" if side.amp == "off" else f" {side.amp}") + (" winograd" if side.winograd else "")
-    how += "" if side.compile == "off" else f" compiled in {ours.first_seconds:.0f} s"
-    cells = [f"{side.work} {count}{side.hw[0]}x{side.hw[1]}{how}", side.net, f"{ours.seconds:.3f}", side.beside]
-    cells += [f"{theirs.seconds:.3f}", f"{row.ratio:.2f}", f"{ours.memory.peak:.2f}", f"{theirs.memory.peak:.2f}"]
-    cells += [f"{ours.of_peak:.0%}", f"{theirs.of_peak:.0%}", "-" if row.same is None else f"{row.same:.0%}"]
-    return f"| {' | '.join(cell.ljust(width) for cell, width in zip(cells, WIDTHS, strict=True))} |"
-
-
 def profile_table(row: Row) -> str:
     """Seconds of each station, ours and theirs, and their share of the step."""
-    lines = [f"| {'station':<10} | resdet          | {row.side.beside:<15} |", f"|{'-' * 12}|{'-' * 17}|{'-' * 17}|"]
-    for station in dict.fromkeys([*row.ours.profile, *row.theirs.profile]):
-        cells = []
-        for profile in (row.ours.profile, row.theirs.profile):
-            seconds = profile.get(station)
-            share = "" if seconds is None else f"{seconds:.4f} s {seconds / sum(profile.values()):>5.0%}"
-            cells.append(share.ljust(15))
-        lines.append(f"| {station:<10} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    profiles = (row.ours.profile, row.theirs.profile)
+    lines = [["station", "resdet", row.side.beside]]
+    for station in {**profiles[0], **profiles[1]}:
+        spent = [f"{p[station]:.4f} s {p[station] / sum(p.values()):>5.0%}" if station in p else "" for p in profiles]
+        lines.append([station, *spent])
+    return tables.markdown(lines)

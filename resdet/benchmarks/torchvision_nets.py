@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torchvision.ops.misc import FrozenBatchNorm2d
 
 from resdet.backbones.weights import load_exactly
-from resdet.benchmarks.frameworks import NETS, NUM_CLASSES, SMALL, Framework, Losses, Size, converted_twin
+from resdet.benchmarks.frameworks import NETS, NUM_CLASSES, SMALL, Framework, Losses, Size
 from resdet.convert.renaming import Foreign
 from resdet.convert.states import from_torchvision
 from resdet.detection import build
@@ -48,22 +49,62 @@ class Conv5Mean(nn.Module):
         return self.conv5(pooled).mean(dim=(2, 3))
 
 
-def _build_torchvision(name: str, device: torch.device) -> nn.Module:
-    from torchvision.models import detection, resnet
-    from torchvision.models._utils import IntermediateLayerGetter
-    from torchvision.models.detection.anchor_utils import AnchorGenerator
-    from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
-    from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
-    from torchvision.ops import MultiScaleRoIAlign
-    from torchvision.ops.misc import FrozenBatchNorm2d
+class _Torchvision(Framework):
+    """Its FPN nets as they are, and C4 nets of its parts."""
 
-    depth, pyramid = NETS[name]
-    size = {"min_size": min(SMALL), "max_size": max(SMALL)}
-    if pyramid:
+    last_norm = "bn3"
+    layers = (
+        "rpn.head.cls_logits",
+        "rpn.head.bbox_pred",
+        "roi_heads.box_predictor.cls_score",
+        "roi_heads.box_predictor.bbox_pred",
+    )
+    background = 0
+
+    def build(self, name: str) -> nn.Module:
+        from torchvision.models import detection
+        from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+
+        depth, pyramid = NETS[name]
+        if not pyramid:
+            return _build_c4(depth)
         trunk = resnet_fpn_backbone(
             backbone_name=f"resnet{depth}", weights=None, norm_layer=FrozenBatchNorm2d, trainable_layers=3
         )
-        return detection.FasterRCNN(trunk, NUM_CLASSES + 1, **size).to(device)
+        return detection.FasterRCNN(trunk, NUM_CLASSES + 1, min_size=min(SMALL), max_size=max(SMALL))
+
+    def set_size(self, net: Any, hw: Size) -> None:
+        net.transform.min_size, net.transform.max_size = (min(hw),), max(hw)
+
+    @torch.no_grad()
+    def detect(self, net: nn.Module, images: Sequence[Tensor]) -> list[Detections]:
+        return [Detections(a["boxes"], a["scores"], a["labels"] - 1) for a in net(_floats(net, images))]
+
+    def losses(self, net: nn.Module, images: Sequence[Tensor], targets: Sequence[Target]) -> Losses:
+        pixels = _floats(net, images)
+        device = pixels[0].device
+        return net(pixels, [{"boxes": t.boxes.to(device), "labels": t.labels.to(device) + 1} for t in targets])
+
+    def foreign(self, net: nn.Module) -> Foreign:
+        return Foreign("torchvision", net.state_dict())
+
+    def twin(self, theirs: nn.Module, name: str, hw: Size) -> FasterRCNN:
+        depth, pyramid = NETS[name]
+        return super().twin(theirs, name, hw) if pyramid else _c4_twin(theirs, depth, hw)
+
+
+def _floats(net: nn.Module, images: Sequence[Tensor]) -> list[Tensor]:
+    device = next(net.parameters()).device
+    return [image.to(device).float() / 255 for image in images]
+
+
+def _build_c4(depth: int) -> nn.Module:
+    from torchvision.models import detection, resnet
+    from torchvision.models._utils import IntermediateLayerGetter
+    from torchvision.models.detection.anchor_utils import AnchorGenerator
+    from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
+    from torchvision.ops import MultiScaleRoIAlign
+
     net = getattr(resnet, f"resnet{depth}")(norm_layer=FrozenBatchNorm2d)
     for stage in (net.layer2, net.layer3, net.layer4):
         stage[0].conv1.stride, stage[0].conv2.stride = (2, 2), (1, 1)
@@ -77,36 +118,12 @@ def _build_torchvision(name: str, device: torch.device) -> nn.Module:
         box_predictor=FastRCNNPredictor(2048, NUM_CLASSES + 1),
         **{f"rpn_pre_nms_top_n_{mode}": before for mode, (before, _) in C4_CUTS.items()},
         **{f"rpn_post_nms_top_n_{mode}": after for mode, (_, after) in C4_CUTS.items()},
-        **size,
-    ).to(device)
+        min_size=min(SMALL),
+        max_size=max(SMALL),
+    )
 
 
-def _set_size_torchvision(net: Any, hw: Size) -> None:
-    net.transform.min_size, net.transform.max_size = (min(hw),), max(hw)
-
-
-def _floats(net: nn.Module, images: Sequence[Tensor]) -> list[Tensor]:
-    device = next(net.parameters()).device
-    return [image.to(device).float() / 255 for image in images]
-
-
-def _detect_torchvision(net: nn.Module, images: Sequence[Tensor]) -> list[Detections]:
-    with torch.no_grad():
-        answers = net(_floats(net, images))
-    return [Detections(a["boxes"], a["scores"], a["labels"] - 1) for a in answers]
-
-
-def _losses_torchvision(net: nn.Module, images: Sequence[Tensor], targets: Sequence[Target]) -> Losses:
-    pixels = _floats(net, images)
-    device = pixels[0].device
-    return net(pixels, [{"boxes": t.boxes.to(device), "labels": t.labels.to(device) + 1} for t in targets])
-
-
-def _twin_torchvision(theirs: nn.Module, name: str, hw: Size) -> FasterRCNN:
-    depth, pyramid = NETS[name]
-    state = theirs.state_dict()
-    if pyramid:
-        return converted_twin(Foreign("torchvision", state), hw)
+def _c4_twin(theirs: nn.Module, depth: int, hw: Size) -> FasterRCNN:
     ours = build.faster_rcnn_c4(
         backbone=f"resnet{depth}-1x1",
         num_classes=NUM_CLASSES,
@@ -121,21 +138,11 @@ def _twin_torchvision(theirs: nn.Module, name: str, hw: Size) -> FasterRCNN:
         nms_iou=0.5,
     )
     ours.roi_head.beta = 1 / 9  # as torchvision's, for losses that can be compared
-    head = "roi_heads.box_head.conv5."
+    head, state = "roi_heads.box_head.conv5.", theirs.state_dict()
     rest = from_torchvision({key: value for key, value in state.items() if not key.startswith(head)})
     conv5 = {key.removeprefix(head): value for key, value in state.items() if key.startswith(head)}
     load_exactly(ours, rest | {f"roi_head.embedding.conv5.{k}": v for k, v in conv5.items()}, source="torchvision")
     return ours
 
 
-_HEAD = ("roi_heads.box_predictor.cls_score", "roi_heads.box_predictor.bbox_pred")
-TORCHVISION = Framework(
-    _build_torchvision,
-    _set_size_torchvision,
-    _detect_torchvision,
-    _losses_torchvision,
-    _twin_torchvision,
-    last_norm="bn3",
-    layers=("rpn.head.cls_logits", "rpn.head.bbox_pred", *_HEAD),
-    background=0,
-)
+TORCHVISION = _Torchvision()

@@ -6,6 +6,8 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from resdet.engine.config import ExperimentConfig
 
 
@@ -13,71 +15,67 @@ MANY: dict[str, Any] = {"action": "extend", "nargs": "+"}
 """Of a flag that takes several values; given twice, both count."""
 
 
+def at_least(least: int) -> Callable[[str], int]:
+    """The ``type`` of a flag that takes integers from ``least`` on."""
+
+    def integer(text: str) -> int:
+        if (value := int(text)) < least:
+            raise argparse.ArgumentTypeError(f"{text}: at least {least}")
+        return value
+
+    return integer
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The flag that overrides a config."""
+    explained = "override the config, as in optimizer.lr=0.01 loader.batch_size=4 model.init=weights.safetensors"
+    parser.add_argument("--cfg-options", **MANY, default=[], metavar="KEY=VALUE", help=explained)
+
+
 def add_common(parser: argparse.ArgumentParser) -> None:
     """Flags that every tool with a config takes."""
-    parser.add_argument(
-        "--work-dir", metavar="DIR", help="folder of what is written (default: work_dirs/<config name>)"
-    )
-    parser.add_argument(
-        "--cfg-options",
-        **MANY,
-        default=[],
-        metavar="KEY=VALUE",
-        help="override the config, as in optimizer.lr=0.01 loader.batch_size=4 model.init=weights.safetensors",
-    )
-    parser.add_argument(
-        "--launcher",
-        choices=("none", "pytorch", "slurm", "mpi"),
-        default="none",
-        help="who started the processes: torchrun (pytorch), srun (slurm) or mpirun (mpi); default none",
-    )
+    explained = "folder of what is written (default: work_dirs/<config name>)"
+    parser.add_argument("--work-dir", metavar="DIR", help=explained)
+    add_options(parser)
+    explained = "who started the processes: torchrun (pytorch), srun (slurm) or mpirun (mpi); default none"
+    launchers = ("none", "pytorch", "slurm", "mpi")
+    parser.add_argument("--launcher", choices=launchers, default="none", help=explained)
 
 
 def add_test(parser: argparse.ArgumentParser) -> None:
-    """Flags of section ``test``: the paper's appendix B and other ways to look more than once."""
+    """Flags of section ``test``: the paper's appendix B and other ways to look more than once.
+
+    The ``dest`` of each is the setting that it means.
+    """
     group = parser.add_argument_group("looking more than once (config section test; the rest by --cfg-options test...)")
-    group.add_argument(
-        "--refine", type=int, nargs="?", const=1, metavar="ROUNDS", help="box refinement (alone: 1 round, the paper's)"
-    )
-    group.add_argument(
-        "--vote", type=float, nargs="?", const=0.5, metavar="IOU", help="box voting (alone: 0.5, the paper's)"
-    )
-    for flag, text in (
-        ("--scales", "multi-scale testing by maxout: shorter sides (the paper: 200 400 600 800 1000)"),
-        ("--sizes", "further shorter sides at which to detect, merged with the first"),
-    ):
-        group.add_argument(flag, type=int, **MANY, metavar="PX", help=text)
-    group.add_argument(
-        "--flip",
-        action="store_true",
-        default=None,
-        help="look at the mirrored image too, merged (classifiers: averaged)",
-    )
-    group.add_argument("--merge", choices=("nms", "wbf"), help="how --flip and --sizes are merged (default: nms)")
-    group.add_argument("--nms", choices=("hard", "linear", "gaussian"), help="suppression, or one of the Soft-NMS")
-    group.add_argument(
-        "--ensemble",
-        **MANY,
-        metavar="FILE",
-        help="checkpoints of further nets for the same classes (model.shorter_side=PX and the like: of all)",
-    )
-    group.add_argument(
-        "--winograd", action="store_true", default=None, help="faster on a CPU, features equal to about 1e-4"
-    )
+    add = group.add_argument
+    alone: dict[str, Any] = {"type": int, "nargs": "?", "const": 1, "metavar": "ROUNDS"}
+    add("--refine", dest="test.refine", **alone, help="box refinement (alone: 1 round, the paper's)")
+    alone = {"type": float, "nargs": "?", "const": 0.5, "metavar": "IOU"}
+    add("--vote", dest="test.vote", **alone, help="box voting (alone: 0.5, the paper's)")
+    explained = "multi-scale testing by maxout: shorter sides (the paper: 200 400 600 800 1000)"
+    add("--scales", dest="test.scales", type=int, **MANY, metavar="PX", help=explained)
+    explained = "further shorter sides at which to detect, merged with the first"
+    add("--sizes", dest="test.sizes", type=int, **MANY, metavar="PX", help=explained)
+    switch: dict[str, Any] = {"action": "store_true", "default": None}
+    add("--flip", dest="test.flip", **switch, help="look at the mirrored image too, merged (classifiers: averaged)")
+    explained = "how --flip and --sizes are merged (default: nms)"
+    add("--merge", dest="test.merge", choices=("nms", "wbf"), help=explained)
+    explained = "suppression, or one of the Soft-NMS"
+    add("--nms", dest="test.nms", choices=("hard", "linear", "gaussian"), help=explained)
+    explained = "checkpoints of further nets for the same classes (model.shorter_side=PX and the like: of all)"
+    add("--ensemble", dest="test.ensemble", **MANY, metavar="FILE", help=explained)
+    add("--winograd", dest="test.winograd", **switch, help="faster on a CPU, features equal to about 1e-4")
 
 
 def add_views(parser: argparse.ArgumentParser) -> None:
     """Flags of classification: more than one view of an image."""
     group = parser.add_argument_group("classifiers (and --ensemble)")
     views = group.add_mutually_exclusive_group()
-    views.add_argument("--ten-crop", action="store_true", help="corners, centre and their mirror images, averaged")
-    views.add_argument(
-        "--dense",
-        type=int,
-        nargs="*",
-        metavar="PX",
-        help="fully convolutional at these shorter sides, averaged (alone: the paper's 224 256 384 480 640)",
-    )
+    ten: dict[str, Any] = {"dest": "test_data.crops", "action": "store_const", "const": 10}
+    views.add_argument("--ten-crop", **ten, help="corners, centre and their mirror images, averaged")
+    explained = "fully convolutional at these shorter sides, averaged (alone: the paper's 224 256 384 480 640)"
+    views.add_argument("--dense", type=int, nargs="*", metavar="PX", help=explained)
 
 
 def add_localizers(parser: argparse.ArgumentParser) -> None:
@@ -85,18 +83,10 @@ def add_localizers(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
         "localizers (and --ensemble, --vote; --dense sees whole images, alone at one scale; without it the centre crop)"
     )
-    group.add_argument(
-        "--classifier",
-        **MANY,
-        metavar="FILE",
-        help="checkpoints of classifiers, averaged, whose top five classes are asked for (default: the true class)",
-    )
-    group.add_argument(
-        "--second",
-        **MANY,
-        metavar="FILE",
-        help="checkpoints of second stages, averaged, that rescore proposals",
-    )
+    explained = "checkpoints of classifiers, averaged, whose top five classes are asked for (default: the true class)"
+    group.add_argument("--classifier", dest="test.classifiers", **MANY, metavar="FILE", help=explained)
+    explained = "checkpoints of second stages, averaged, that rescore proposals"
+    group.add_argument("--second", dest="test.second", **MANY, metavar="FILE", help=explained)
 
 
 def add_nets(parser: argparse.ArgumentParser, *, several: bool, images: str) -> None:
@@ -108,19 +98,14 @@ def add_nets(parser: argparse.ArgumentParser, *, several: bool, images: str) -> 
         help="last.pth or best.pth of a run" + (", or NAME=FILE for the legend" if several else ""),
     )
     parser.add_argument("--limit", type=int, metavar="N", help=f"number of {images}")
-    parser.add_argument("--cfg-options", **MANY, default=[], metavar="KEY=VALUE", help="override the config")
+    add_options(parser)
 
 
 def add_scales(parser: argparse.ArgumentParser) -> None:
     """Flags of multi-scale testing."""
-    parser.add_argument(
-        "--scales",
-        type=int,
-        nargs="+",
-        default=[200, 400, 600, 800, 1000],  # inference.settings.PAPER_SCALES, whose import takes seconds
-        metavar="PX",
-        help="shorter sides of multi-scale testing (default: the paper's 200 400 600 800 1000)",
-    )
+    paper = [200, 400, 600, 800, 1000]  # inference.settings.PAPER_SCALES, whose import takes seconds
+    explained = "shorter sides of multi-scale testing (default: the paper's 200 400 600 800 1000)"
+    parser.add_argument("--scales", type=int, nargs="+", default=paper, metavar="PX", help=explained)
 
 
 def options(args: argparse.Namespace, *, dense: str = "test_data.dense") -> list[str]:
@@ -136,12 +121,8 @@ def test_options(args: argparse.Namespace, *, dense: str = "test_data.dense") ->
         args: those flags.
         dense: the setting that ``--dense`` means: of a classifier's data, or a localizer's ``test.sides``.
     """
-    names = ("refine", "vote", "scales", "sizes", "flip", "merge", "nms", "ensemble", "winograd")
-    given = {name: getattr(args, name, None) for name in names}
-    options = [f"test.{name}={value!r}" for name, value in given.items() if value is not None]
-    options += ["test_data.crops=10"] if getattr(args, "ten_crop", False) else []
-    for flag, name in (("classifier", "classifiers"), ("second", "second")):
-        options += [f"test.{name}={value!r}"] if (value := getattr(args, flag, None)) else []
+    given = {name: value for name, value in vars(args).items() if "." in name and value is not None}
+    options = [f"{name}={value!r}" for name, value in given.items()]
     sides = getattr(args, "dense", None)
     if sides is None:
         return options
@@ -160,7 +141,8 @@ def check_views(args: argparse.Namespace, config: ExperimentConfig) -> None:
 
     data, tests = type(config.test_data.settings).model_fields, type(config.test).model_fields
     offered = {"--ten-crop": "crops" in data, "--dense": "dense" in data or "sides" in tests, "--flip": "flip" in tests}
-    asked = {"--ten-crop": args.ten_crop, "--dense": args.dense is not None, "--flip": args.flip}
+    given = vars(args)
+    asked = {"--ten-crop": given["test_data.crops"], "--dense": args.dense is not None, "--flip": given["test.flip"]}
     for flag in (flag for flag, wanted in asked.items() if wanted and not offered[flag]):
         instead = [name for name, there in offered.items() if there]
         what = f"test data ({config.test_data.function.__name__}) that are seen in one way"

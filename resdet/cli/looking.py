@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
-from resdet.cli.arguments import MANY, add_common, add_nets, add_scales
+from resdet.cli.arguments import MANY, add_common, add_nets, add_scales, at_least
 from resdet.cli.running import run
 
 
@@ -18,68 +20,49 @@ def ladder(arguments: Sequence[str] | None = None) -> None:
         "testing, ensemble. Checkpoints tell their nets; the config tells the data. Several checkpoints of a kind are "
         "seeds: the table gives mean and standard deviation."
     )
-    parser.add_argument("config", help="a file of configs/, for its test data")
-    parser.add_argument("--baseline", **MANY, required=True, metavar="FILE", help="nets without global context")
-    parser.add_argument("--context", **MANY, default=[], metavar="FILE", help="nets with it, for the same seeds")
-    parser.add_argument(
-        "--ensemble",
-        **MANY,
-        default=[],
-        metavar="FILE",
-        help="nets of the ensemble (default: all of the last row)",
-    )
+    add = parser.add_argument
+    add("config", help="a file of configs/, for its test data")
+    add("--baseline", **MANY, required=True, metavar="FILE", help="nets without global context")
+    add("--context", **MANY, default=[], metavar="FILE", help="nets with it, for the same seeds")
+    explained = "nets of the ensemble (default: all of the last row)"
+    add("--ensemble", **MANY, default=[], metavar="FILE", help=explained)
     add_scales(parser)
-    parser.add_argument("--group", **MANY, default=[], metavar="CLASS", help="classes to give the mean AP of, too")
-    parser.add_argument(
-        "--size-bounds",
-        type=float,
-        nargs=2,
-        default=(32, 96),
-        metavar="PX",
-        help="sides that divide small, medium and large objects (default: COCO's 32 96)",
-    )
-    parser.add_argument("--out", metavar="FILE", help="write rows, figures of each class and provenance as JSON")
-    parser.add_argument("--markdown", metavar="FILE", help="write the table as Markdown")
+    add("--group", **MANY, default=[], metavar="CLASS", help="classes to give the mean AP of, too")
+    explained = "sides that divide small, medium and large objects (default: COCO's 32 96)"
+    add("--size-bounds", type=float, nargs=2, default=(32, 96), metavar="PX", help=explained)
+    add("--out", metavar="FILE", help="write rows, figures of each class and provenance as JSON")
+    add("--markdown", metavar="FILE", help="write the table as Markdown")
     add_common(parser)
     args = parser.parse_args(arguments)
+    run(lambda: _climb(args))
 
-    def main() -> None:
-        from resdet.backbones.published import file_hash
-        from resdet.engine import distributed
-        from resdet.engine.config import load_config
-        from resdet.errors import InputError
-        from resdet.evaluation.report import provenance, write_json
-        from resdet.studies import ladder as table_9
 
-        config = load_config(args.config, args.cfg_options)
-        if config.task.name != "detection":
-            raise InputError(f"config {args.config}", found=f"task = {config.task.name!r}", needed="a detection config")
-        distributed.start(args.launcher, timeout=config.run.start_timeout)
-        rows = table_9.climb(
-            config,
-            args.baseline,
-            context=args.context,
-            ensemble=args.ensemble,
-            scales=args.scales,
-            group=args.group,
-            size_bounds=tuple(args.size_bounds),
-        )
-        if distributed.rank():
-            return
-        table = "\n\n".join([table_9.as_markdown(rows, group=", ".join(args.group)), *table_9.left_out(rows)])
-        print(table)
-        if args.markdown:
-            table_9.write_markdown(args.markdown, table, f"`python tools/ladder.py {' '.join(sys.argv[1:])}`")
-        out = args.out or (Path(args.work_dir) / "ladder.json" if args.work_dir else None)
-        if out:
-            record = provenance(args.config, args.baseline[0], seed=config.run.seed)
-            kinds = {"baseline": args.baseline, "context": args.context, "ensemble": args.ensemble}
-            nets = {kind: {path: file_hash(path) for path in paths} for kind, paths in kinds.items()}
-            write_json(
-                out, {"rows": rows, "nets": nets, "scales": args.scales, "size_bounds": args.size_bounds, **record}
-            )
+def _climb(args: argparse.Namespace) -> None:
+    from resdet.backbones.published import file_hash
+    from resdet.engine import distributed
+    from resdet.engine.config import load_config
+    from resdet.errors import InputError
+    from resdet.evaluation.report import provenance, write_json
+    from resdet.studies import ladder as table_9
 
-    run(main)
+    config = load_config(args.config, args.cfg_options)
+    if config.task.name != "detection":
+        raise InputError(f"config {args.config}", found=f"task = {config.task.name!r}", needed="a detection config")
+    distributed.start(args.launcher, timeout=config.run.start_timeout)
+    kinds = {"baseline": args.baseline, "context": args.context, "ensemble": args.ensemble}
+    bounds = tuple(args.size_bounds)
+    rows = table_9.climb(config, **kinds, scales=args.scales, group=args.group, size_bounds=bounds)
+    if distributed.rank():
+        return
+    table = "\n\n".join([table_9.as_markdown(rows, group=", ".join(args.group)), *table_9.left_out(rows)])
+    print(table)
+    if args.markdown:
+        Path(args.markdown).parent.mkdir(parents=True, exist_ok=True)
+        Path(args.markdown).write_text(f"{table}\n\n`python tools/ladder.py {' '.join(sys.argv[1:])}`\n")
+    if out := args.out or (args.work_dir and Path(args.work_dir) / "ladder.json"):
+        nets = {kind: {path: file_hash(path) for path in paths} for kind, paths in kinds.items()}
+        record = provenance(args.config, args.baseline[0], seed=config.run.seed)
+        write_json(out, {"rows": rows, "nets": nets, "scales": args.scales, "size_bounds": bounds, **record})
 
 
 def show_steps(arguments: Sequence[str] | None = None) -> None:
@@ -91,36 +74,19 @@ def show_steps(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("checkpoint", help="best.pth of a net without global context")
     parser.add_argument("image", help="an image in which it finds objects")
     parser.add_argument("--context", metavar="FILE", help="a net with global context, for that picture")
-    parser.add_argument(
-        "--ensemble",
-        **MANY,
-        default=[],
-        metavar="FILE",
-        help="nets that join the first one, for that picture",
-    )
+    explained = "nets that join the first one, for that picture"
+    parser.add_argument("--ensemble", **MANY, default=[], metavar="FILE", help=explained)
     add_scales(parser)
-    parser.add_argument(
-        "--region-side",
-        type=float,
-        default=224.0,
-        metavar="PX",
-        help="size at which regions are seen best, that of the crops in pre-training (default: the paper's 224)",
-    )
+    explained = "size at which regions are seen best, that of the crops in pre-training (default: the paper's 224)"
+    parser.add_argument("--region-side", type=float, default=224.0, metavar="PX", help=explained)
     parser.add_argument("--out", default="steps", metavar="DIR", help="folder of the pictures (default: steps)")
     args = parser.parse_args(arguments)
 
     def main() -> None:
         from resdet.studies.steps import show_steps as draw
 
-        written = draw(
-            args.checkpoint,
-            args.image,
-            context=args.context,
-            ensemble=args.ensemble,
-            scales=args.scales,
-            region_side=args.region_side,
-            out=args.out,
-        )
+        names = ("context", "ensemble", "scales", "region_side", "out")
+        written = draw(args.checkpoint, args.image, **{name: getattr(args, name) for name in names})
         print("\n".join(map(str, written)))
 
     run(main)
@@ -133,50 +99,48 @@ def analyze(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", default="analysis", metavar="DIR", help=explained)
     kinds = parser.add_subparsers(dest="analysis", required=True, metavar="ANALYSIS")
 
-    def kind(name: str, text: str) -> argparse.ArgumentParser:
+    def kind(name: str, text: str, analyse: Callable[..., list]) -> argparse.ArgumentParser:
         added = kinds.add_parser(name, help=text, description=text)
         added.add_argument("--out", default=argparse.SUPPRESS, metavar="DIR", help=explained)
+        added.set_defaults(analyse=analyse)
         return added
 
-    added = kind("curves", "training and test error of several runs (the paper's Figs. 1, 4 and 6)")
+    def number(added: argparse.ArgumentParser, name: str, default: int, text: str) -> None:
+        explained = f"{text} (default: {default})"
+        added.add_argument(f"--{name}", type=at_least(1), default=default, metavar="N", help=explained)
+
+    text = "training and test error of several runs (the paper's Figs. 1, 4 and 6)"
+    added = kind("curves", text, lambda a: a.curves(args.runs, out=args.out))
     added.add_argument("runs", nargs="+", metavar="RUN", help="work dirs of tools/train_cls.py, or NAME=DIR")
-    added = kind("studies", "the tables of shortcuts and activation orders (He et al. 2016), the paper beside runs")
+    text = "the tables of shortcuts and activation orders (He et al. 2016), the paper beside runs"
+    added = kind("studies", text, lambda a: [a.study_tables(args.runs, out=args.out)])
     added.add_argument("runs", nargs="+", metavar="RUN", help="work dirs of configs/cifar10_resnet110_study.py")
-    added = kind("responses", "standard deviation of each 3x3 layer's response (Fig. 7), of one or more nets")
+    text = "standard deviation of each 3x3 layer's response (Fig. 7), of one or more nets"
+    added = kind("responses", text, lambda a: a.layer_responses(source(a)))
     add_nets(added, several=True, images="test images (default: all)")
-    added = kind("gradients", "norm of the loss gradient at each block and each weight, of one or more nets")
+    text = "norm of the loss gradient at each block and each weight, of one or more nets"
+    added = kind("gradients", text, lambda a: a.gradient_norms(source(a)))
     add_nets(added, several=True, images="training images (default: 512)")
-    added = kind("lesions", "error with blocks deleted or swapped (Veit et al. 2016)")
+    text = "error with blocks deleted or swapped (Veit et al. 2016)"
+    added = kind("lesions", text, lambda a: a.net_lesions(source(a), draws=args.draws))
     add_nets(added, several=False, images="test images (default: all)")
-    added.add_argument("--draws", type=int, default=5, metavar="N", help="random choices of k blocks (default: 5)")
-    added = kind("paths", "how many paths of each length, and what gradient they carry (Veit et al. 2016)")
+    number(added, "draws", 5, "random choices of k blocks")
+    text = "how many paths of each length, and what gradient they carry (Veit et al. 2016)"
+    added = kind("paths", text, lambda a: a.net_paths(source(a), samples=args.samples))
     add_nets(added, several=False, images="training images (default: 128)")
-    added.add_argument("--samples", type=int, default=20, metavar="N", help="paths of each length (default: 20)")
-    added = kind("errors", "error of each class, classes taken for each other, and the worst images")
+    number(added, "samples", 20, "paths of each length")
+    text = "error of each class, classes taken for each other, and the worst images"
+    added = kind("errors", text, lambda a: a.error_report(source(a), worst=args.worst))
     add_nets(added, several=False, images="test images (default: all)")
-    added.add_argument("--worst", type=int, default=32, metavar="N", help="images on the sheet (default: 32)")
+    number(added, "worst", 32, "images on the sheet")
     args = parser.parse_args(arguments)
-    for name in ("draws", "samples", "worst"):
-        if getattr(args, name, 1) < 1:
-            parser.error(f"--{name} {getattr(args, name)}: at least 1")
+
+    def source(analyses: ModuleType) -> Any:
+        return analyses.Source(args.config, args.checkpoint, args.cfg_options, args.limit, args.out)
 
     def main() -> None:
-        from resdet.analysis import experiments as analyses
+        from resdet.analysis import experiments
 
-        if args.analysis == "studies":
-            print(analyses.study_tables(args.runs, out=args.out))
-            return
-        if args.analysis == "curves":
-            written = analyses.curves(args.runs, out=args.out)
-        else:
-            source = analyses.Source(args.config, args.checkpoint, args.cfg_options, args.limit, args.out)
-            written = {
-                "responses": lambda: analyses.layer_responses(source),
-                "gradients": lambda: analyses.gradient_norms(source),
-                "lesions": lambda: analyses.net_lesions(source, draws=args.draws),
-                "paths": lambda: analyses.net_paths(source, samples=args.samples),
-                "errors": lambda: analyses.error_report(source, worst=args.worst),
-            }[args.analysis]()
-        print("\n".join(map(str, written)))
+        print("\n".join(map(str, args.analyse(experiments))))
 
     run(main)

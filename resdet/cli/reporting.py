@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from resdet.cli.arguments import MANY
+from resdet.cli.arguments import add_options, at_least
 from resdet.cli.running import run
 
 
@@ -25,16 +25,12 @@ def report(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--images", metavar="DIR", help="folder of the images of an annotation file (default: none)")
     parser.add_argument("--out", default="report.html", metavar="FILE", help="the report (default: report.html)")
     parser.add_argument("--json", metavar="FILE", help="write all numbers as JSON")
-    parser.add_argument("--worst", type=int, default=12, metavar="N", help="images in each list (default: 12)")
-    parser.add_argument(
-        "--resamples", type=int, default=1000, metavar="B", help="of the images, for intervals (default: 1000)"
-    )
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the resamples (default: 0)")
-    parser.add_argument("--cfg-options", **MANY, default=[], metavar="KEY=VALUE", help="override the config")
+    parser.add_argument("--worst", type=at_least(0), default=12, metavar="N", help="images in each list (default: 12)")
+    explained = "of the images, for intervals (default: 1000)"
+    parser.add_argument("--resamples", type=at_least(1), default=1000, metavar="B", help=explained)
+    parser.add_argument("--seed", type=at_least(0), default=0, metavar="S", help="of the resamples (default: 0)")
+    add_options(parser)
     args = parser.parse_args(arguments)
-    for name, least in (("worst", 0), ("resamples", 1), ("seed", 0)):
-        if getattr(args, name) < least:
-            parser.error(f"--{name} {getattr(args, name)}: at least {least}")
 
     def main() -> None:
         from resdet.evaluation.report import write_json

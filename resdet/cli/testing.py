@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from resdet.cli.arguments import (
     MANY,
     add_common,
     add_localizers,
+    add_options,
     add_test,
     add_views,
     check_views,
@@ -20,32 +22,16 @@ from resdet.cli.arguments import (
 from resdet.cli.data import add_data, config_of
 from resdet.cli.running import run
 
+if TYPE_CHECKING:
+    from resdet.engine.config import ExperimentConfig
+
 ANY = "converted_coco"
 """The config of a checkpoint that tells its net, for data by their folder."""
 
 
 def evaluate(arguments: Sequence[str] | None = None) -> None:
     """``tools/eval.py``."""
-    parser = argparse.ArgumentParser(
-        description="mAP@[.5,.95] and the other COCO figures, VOC AP, top-1 and top-5 error, or localization errors, "
-        "by the config's metric."
-    )
-    parser.add_argument(
-        "given",
-        nargs="*",
-        metavar="[CONFIG] CHECKPOINT",
-        help="a file of configs/ (not needed with --data), then last.pth or best.pth of a run or a published file; of "
-        "classifiers also a foreign one",
-    )
-    add_data(parser)
-    parser.add_argument("--detections", metavar="FILE", help="score a COCO results file instead of a net")
-    parser.add_argument("--out", metavar="FILE", help="write figures, classes and provenance as JSON")
-    parser.add_argument("--save-detections", metavar="FILE", help="write the detections as a COCO results file")
-    parser.add_argument("--amp", action="store_true", help="mixed precision: bfloat16")
-    add_test(parser)
-    add_views(parser)
-    add_localizers(parser)
-    add_common(parser)
+    parser = _parser_of_eval()
     args = parser.parse_args(arguments)
     args.config, args.checkpoint = _config_and_checkpoint(parser, args)
     if args.detections and test_options(args):
@@ -56,16 +42,8 @@ def evaluate(arguments: Sequence[str] | None = None) -> None:
         from resdet.engine.evaluate import evaluate as run_evaluation
         from resdet.engine.evaluate import evaluate_detections
         from resdet.engine.experiment import load_experiment
-        from resdet.errors import InputError
-        from resdet.evaluation.report import format_table, provenance, write_json
 
-        plain = config_of(args.config, args.data, default=ANY)
-        check_views(args, plain)
-        sees_whole = args.dense is not None and plain.task.name == "localization"
-        said = options(args, dense="test.sides" if sees_whole else "test_data.dense")
-        config = config_of(args.config, args.data, said, default=ANY)
-        if args.save_detections and config.task.name != "detection":
-            raise InputError("--save-detections", found=f"a {config.task.name} config", needed="a detection config")
+        config = _config_of_eval(args)
         distributed.start(args.launcher, timeout=config.run.start_timeout)
         costs: dict[str, float] = {}
         if args.detections:
@@ -76,26 +54,66 @@ def evaluate(arguments: Sequence[str] | None = None) -> None:
             metric = experiment.metric
             if config.task.name == "detection":
                 costs = experiment.adapter.net.seconds_per_image()
-        if distributed.rank():
-            return
-        if config.task.name == "detection":
-            print(format_table(metric.report))
-        else:
-            print("\n".join(f"{name:<16} {value:.4f}" for name, value in figures.items()))
-        if config.task.name == "detection" and config.metric != "coco":
-            print(f"\nby COCO's protocol: mAP@[.5,.95] {figures['coco/AP']:.3f}  mAP@.5 {figures['coco/AP50']:.3f}")
-        if costs:
-            print(f"\n{costs_line(costs)}")
-        if args.save_detections:
-            write_json(args.save_detections, metric.rows)
-        out = args.out or (Path(args.work_dir) / "eval.json" if args.work_dir else None)
-        if out:
-            scored = args.checkpoint or args.detections
-            record = provenance(config.filename, scored, seed=config.run.seed, config_text=config.text)
-            per_class = getattr(metric.report, "per_class", ()) if config.task.name == "detection" else ()
-            write_json(out, {"figures": figures, "per_class": per_class, "seconds_per_image": costs, **record})
+        if not distributed.rank():
+            _tell(args, config, figures, metric, costs)
 
     run(main)
+
+
+def _parser_of_eval() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="mAP@[.5,.95] and the other COCO figures, VOC AP, top-1 and top-5 error, or localization errors, "
+        "by the config's metric."
+    )
+    explained = (
+        "a file of configs/ (not needed with --data), then last.pth or best.pth of a run or a published file; of "
+        "classifiers also a foreign one"
+    )
+    parser.add_argument("given", nargs="*", metavar="[CONFIG] CHECKPOINT", help=explained)
+    add_data(parser)
+    parser.add_argument("--detections", metavar="FILE", help="score a COCO results file instead of a net")
+    parser.add_argument("--out", metavar="FILE", help="write figures, classes and provenance as JSON")
+    parser.add_argument("--save-detections", metavar="FILE", help="write the detections as a COCO results file")
+    parser.add_argument("--amp", action="store_true", help="mixed precision: bfloat16")
+    for add in (add_test, add_views, add_localizers, add_common):
+        add(parser)
+    return parser
+
+
+def _config_of_eval(args: argparse.Namespace) -> ExperimentConfig:
+    from resdet.errors import InputError
+
+    plain = config_of(args.config, args.data, default=ANY)
+    check_views(args, plain)
+    if args.save_detections and plain.task.name != "detection":
+        raise InputError("--save-detections", found=f"a {plain.task.name} config", needed="a detection config")
+    sees_whole = args.dense is not None and plain.task.name == "localization"
+    said = options(args, dense="test.sides" if sees_whole else "test_data.dense")
+    return config_of(args.config, args.data, said, default=ANY)
+
+
+def _tell(
+    args: argparse.Namespace, config: ExperimentConfig, figures: dict[str, float], metric: Any, costs: dict[str, float]
+) -> None:
+    """Print and write what was measured."""
+    from resdet.evaluation.report import format_table, provenance, write_json
+
+    detection = config.task.name == "detection"
+    if detection:
+        print(format_table(metric.report))
+    else:
+        print("\n".join(f"{name:<16} {value:.4f}" for name, value in figures.items()))
+    if detection and config.metric != "coco":
+        print(f"\nby COCO's protocol: mAP@[.5,.95] {figures['coco/AP']:.3f}  mAP@.5 {figures['coco/AP50']:.3f}")
+    if costs:
+        print(f"\n{costs_line(costs)}")
+    if args.save_detections:
+        write_json(args.save_detections, metric.rows)
+    if out := args.out or (args.work_dir and Path(args.work_dir) / "eval.json"):
+        scored = args.checkpoint or args.detections
+        record = provenance(config.filename, scored, seed=config.run.seed, config_text=config.text)
+        per_class = getattr(metric.report, "per_class", ()) if detection else ()
+        write_json(out, {"figures": figures, "per_class": per_class, "seconds_per_image": costs, **record})
 
 
 def _config_and_checkpoint(parser: argparse.ArgumentParser, args: argparse.Namespace) -> tuple[str | None, str | None]:
@@ -149,32 +167,20 @@ def _parser_of_infer() -> argparse.ArgumentParser:
         description="Detect objects in images, folders, videos and streams: annotated pictures and a COCO-format JSON.",
         usage="%(prog)s [CONFIG.py] CHECKPOINT SOURCE [SOURCE ...] [flags]",
     )
-    parser.add_argument(
-        "given",
-        nargs="+",
-        metavar="[CONFIG] CHECKPOINT SOURCE",
-        help="last.pth or best.pth of a run or a published file, perhaps after its config; then images, folders, "
-        "patterns, videos, a camera's number, streams (rtsp://...)",
+    explained = (
+        "last.pth or best.pth of a run or a published file, perhaps after its config; then images, folders, "
+        "patterns, videos, a camera's number, streams (rtsp://...)"
     )
-    parser.add_argument(
-        "--out", default="detections", metavar="DIR", help="folder of the results (default: detections)"
-    )
-    parser.add_argument(
-        "--save",
-        action="extend",
-        nargs="+",
-        choices=("pictures", "coco", "yolo", "voc", "csv", "crops", "none"),
-        metavar="WHAT",
-        help="what is written: pictures coco yolo voc csv crops, or none (default: pictures coco)",
-    )
-    parser.add_argument(
-        "--score-threshold",
-        type=float,
-        metavar="P",
-        help="least score of a detection (default: test.score_threshold of the config, else 0.5)",
-    )
-    parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
-    parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="images at a time (default: 1)")
+    add = parser.add_argument
+    add("given", nargs="+", metavar="[CONFIG] CHECKPOINT SOURCE", help=explained)
+    add("--out", default="detections", metavar="DIR", help="folder of the results (default: detections)")
+    explained = "what is written: pictures coco yolo voc csv crops, or none (default: pictures coco)"
+    kinds = ("pictures", "coco", "yolo", "voc", "csv", "crops", "none")
+    add("--save", **MANY, choices=kinds, metavar="WHAT", help=explained)
+    explained = "least score of a detection (default: test.score_threshold of the config, else 0.5)"
+    add("--score-threshold", type=float, metavar="P", help=explained)
+    add("--device", help="cpu or cuda (default: cuda where there is one)")
+    add("--batch-size", type=int, default=1, metavar="N", help="images at a time (default: 1)")
     add_test(parser)
-    parser.add_argument("--cfg-options", **MANY, default=[], metavar="KEY=VALUE", help="override the config")
+    add_options(parser)
     return parser

@@ -21,28 +21,15 @@ def train(task: str | None, description: str, arguments: Sequence[str] | None = 
     parser.add_argument("config", nargs="?", help="a file of configs/; not needed with --data")
     add_data(parser)
     add_common(parser)
-    parser.add_argument(
-        "--resume",
-        nargs="?",
-        const="auto",
-        metavar="CHECKPOINT",
-        help="go on from a checkpoint; without a file from last.pth of the work dir, if there is one",
-    )
-    parser.add_argument("--overwrite", action="store_true", help="begin anew in a work dir that holds another run")
-    parser.add_argument("--check", action="store_true", help="look at the headers of all training files first")
-    parser.add_argument("--amp", action="store_true", help="mixed precision: bfloat16 (run.amp=fp16 for float16)")
-    parser.add_argument(
-        "--auto-scale-lr",
-        action="store_true",
-        help="scale optimizer.lr by loader.batch_size x optimizer.accumulate / optimizer.batch_size",
-    )
-    parser.add_argument(
-        "--seeds",
-        type=int,
-        **MANY,
-        metavar="N",
-        help="one training for each, then mean and standard deviation",
-    )
+    add = parser.add_argument
+    explained = "go on from a checkpoint; without a file from last.pth of the work dir, if there is one"
+    add("--resume", nargs="?", const="auto", metavar="CHECKPOINT", help=explained)
+    add("--overwrite", action="store_true", help="begin anew in a work dir that holds another run")
+    add("--check", action="store_true", help="look at the headers of all training files first")
+    add("--amp", action="store_true", help="mixed precision: bfloat16 (run.amp=fp16 for float16)")
+    explained = "scale optimizer.lr by loader.batch_size x optimizer.accumulate / optimizer.batch_size"
+    add("--auto-scale-lr", action="store_true", help=explained)
+    add("--seeds", type=int, **MANY, metavar="N", help="one training for each, then mean and standard deviation")
     args = parser.parse_args(arguments)
     if args.config is None and args.data is None:
         parser.error("give a CONFIG, --data FOLDER, or both")

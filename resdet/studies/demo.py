@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
-import sys
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 WORK_DIR = Path("work_dirs")
@@ -14,6 +15,7 @@ WORK_DIR = Path("work_dirs")
 def demo() -> None:
     """The demo, from nothing to pictures."""
     from resdet.api import Detector
+    from resdet.datasets.detection import DetectionDataset
     from resdet.engine.config import load_config
     from resdet.engine.train import train
     from resdet.studies.shapes.sources import shapes
@@ -30,8 +32,10 @@ def demo() -> None:
     figures = train(load_config("demo_det"), work_dir=WORK_DIR / "demo_det", overwrite=True)
     say("4/4  drawing")
     picture, curves = WORK_DIR / "demo_det" / "detections.png", WORK_DIR / "demo_det" / "curves.png"
-    detector = Detector(WORK_DIR / "demo_det" / "best.pth")
-    draw_answers(detector, shapes(split="val"), picture, title=f"Held-out images, mAP@.5 {figures['coco/AP50']:.2f}")
+    detector, data = Detector(WORK_DIR / "demo_det" / "best.pth"), DetectionDataset(shapes(split="val"))
+    with_objects = (index for index in range(len(data)) if len(data[index][1].labels))
+    title = f"Held-out images, mAP@.5 {figures['coco/AP50']:.2f}"
+    draw_answers(detector, data, with_objects, picture, title=title, shown=lambda answer: answer.scores >= 0.5)
     draw_losses(WORK_DIR / "demo_det", curves)
     say(
         f"\nmAP@[.5,.95] {figures['coco/AP']:.3f}   mAP@.5 {figures['coco/AP50']:.3f}   on 200 held-out images"
@@ -45,35 +49,33 @@ def demo() -> None:
     )
 
 
-def draw_answers(detector, annotations, path: Path, *, title: str, images: int = 12) -> None:
-    """A sheet of the first images that hold objects: the truth beside what the detector finds at a score of 0.5."""
+def draw_answers(
+    predictor, data, chosen: Iterable[int], path: Path, *, title: str, shown: Callable, images: int = 12
+) -> None:
+    """A sheet of the first of the chosen images of a set: the truth beside the rows of the answer that are shown."""
     from resdet.api.drawing import draw_comparison
-    from resdet.datasets.detection import DetectionDataset
 
-    data, rows = DetectionDataset(annotations), []
-    for index in range(len(data)):
+    rows = []
+    for index in itertools.islice(chosen, images):
         image, truth = data[index]
-        if len(truth.labels) and len(rows) < images:
-            answer = detector(image)
-            sure = answer.scores >= 0.5
-            found = (answer.boxes[sure], answer.labels[sure], answer.scores[sure])
-            rows.append((image, (truth.boxes, truth.labels), found))
-    draw_comparison(rows, path, classes=detector.classes, title=title)
+        answer = predictor(image)
+        found = tuple(part[shown(answer)] for part in (answer.boxes, answer.labels, answer.scores))
+        rows.append((image, (truth.boxes, truth.labels), found))
+    draw_comparison(rows, path, classes=predictor.classes, title=title)
 
 
 def draw_losses(work_dir: Path, path: Path) -> None:
     """The losses of a run from its log."""
+    from resdet.analysis.curves import read_rows
     from resdet.api.drawing import plot_curves
 
     log = max(work_dir.glob("*/vis_data/scalars.json"), key=lambda p: p.stat().st_mtime)
-    rows = [json.loads(line) for line in log.read_text().splitlines()]
-    names = [name for name in rows[0] if name.startswith("loss")]
-    steps = [row["step"] for row in rows if "loss" in row]
-    series = {name: (steps, [row[name] for row in rows if "loss" in row]) for name in names}
+    rows = [row for row in read_rows(log) if "loss" in row]
+    steps = [row["step"] for row in rows]
+    series = {name: (steps, [row[name] for row in rows]) for name in rows[0] if name.startswith("loss")}
     plot_curves(series, path, title="Training losses", xlabel="step", ylabel="loss")
 
 
 def say(text: str) -> None:
-    """A line for the person at the terminal."""
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
+    """A line for the person at the terminal, at once."""
+    print(text, flush=True)

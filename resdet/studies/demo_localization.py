@@ -6,17 +6,17 @@ Each row is one pass over the test images.
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
+
+from resdet.analysis.tables import markdown
+from resdet.studies.demo import WORK_DIR, draw_answers, say
 
 if TYPE_CHECKING:
     from resdet.engine.config import ExperimentConfig
 
-WORK_DIR = Path("work_dirs")
 DENSE = (96, 112, 128, 144)
 """Shorter sides of the demo's multi-scale rows: 6/7 to 9/7 of that of its centre crop, as far as its training goes."""
 
@@ -99,7 +99,7 @@ def measure(config: ExperimentConfig, nets: Nets, *, sides: Sequence[int]) -> li
 def as_markdown(rows: Sequence[Row]) -> str:
     """The table: our errors beside the paper's, and the pure classification error of the rows that predict classes."""
     head = ["", "paper error %", "ours", "change (paper)", "top-1 error", "classes wrong (top-5)", "seconds"]
-    lines = [head, ["---"] * len(head), [VGG.name, f"{VGG.paper:.1f}", "", "", "", "", ""]]
+    lines = [head, [VGG.name, f"{VGG.paper:.1f}", "", "", "", "", ""]]
     last: dict[bool, Row] = {}
     for row in rows:
         predicted = "loc/gt_class_error" not in row.figures
@@ -111,10 +111,7 @@ def as_markdown(rows: Sequence[Row]) -> str:
         shown = [f"{100 * row.figures[name]:.1f}" if name in row.figures else "" for name in _EXTRA]
         paper = "" if row.paper is None else f"{row.paper:.1f}"
         lines.append([row.name, paper, f"{row.error:.1f}", change, *shown, f"{row.seconds:.0f}"])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
-    )
+    return markdown(lines)
 
 
 _EXTRA = ("loc/top1_error", "cls/top5_error")
@@ -127,6 +124,7 @@ def demo(*, members: int = 1) -> None:
         members: first and second stages of different seeds; from two on there is an ensemble's row.
     """
     from resdet.api import Localizer
+    from resdet.datasets.detection import DetectionDataset
     from resdet.engine.config import load_config
     from resdet.engine.train import train
     from resdet.evaluation.report import provenance, write_json
@@ -153,45 +151,19 @@ def demo(*, members: int = 1) -> None:
         first = f"regions.first={nets.first[-1]}"
         nets.second.append(part("demo_loc_rcnn", "the second stage: an R-CNN on its proposals", first, seed=seed))
     say("the table")
-    config = load_config("demo_loc", [f"test.proposals={_proposals()}"])
+    proposals = load_config("demo_loc_rcnn").test.proposals  # as the second stage was trained
+    config = load_config("demo_loc", [f"test.proposals={proposals}"])
     rows = measure(config, nets, sides=DENSE)
     table, total = as_markdown(rows), time.perf_counter() - began
     out = WORK_DIR / "demo_loc"
     options = {"view": "dense", "sides": DENSE, "classifier_view": "dense", "classifier_sides": DENSE}
-    draw_answers(
-        Localizer(nets.first[0], classifier=classifier, second=nets.second[0], test={**dict(config.test), **options}),
-        shapes_loc(split="val"),
-        out / "localizations.png",
-    )
-    note = f"`make demo-loc`: {total / 60:.1f} minutes in all, {len(shapes_loc(split='val'))} images"
+    told = {"classifier": classifier, "second": nets.second[0], "test": {**dict(config.test), **options}}
+    data = DetectionDataset(shapes_loc(split="val"))
+    spread = range(0, len(data), max(1, len(data) // 12))  # over the classes
+    title, picture = "Held-out images, the first answer", out / "localizations.png"
+    draw_answers(Localizer(nets.first[0], **told), data, spread, picture, title=title, shown=lambda _: slice(1))
+    note = f"`make demo-loc`: {total / 60:.1f} minutes in all, {len(data)} images"
     (out / "table.md").write_text(f"{table}\n\n{note}\n")
     record = provenance(config.filename, nets.first[0], seed=config.run.seed)
     write_json(out / "table.json", {"rows": rows, "nets": nets, "sides": DENSE, "seconds": seconds, **record})
     say(f"{table}\n\n{total / 60:.1f} minutes\n{out}/table.md, table.json and localizations.png")
-
-
-def _proposals() -> int:
-    """Of the second stage's config, so that the table tests it as it was trained."""
-    from resdet.engine.config import load_config
-
-    return load_config("demo_loc_rcnn").test.proposals
-
-
-def draw_answers(localizer, annotations, path: Path, *, images: int = 12) -> None:
-    """A sheet: the truth beside the box of the most probable class, of images spread over the classes."""
-    from resdet.api.drawing import draw_comparison
-    from resdet.datasets.detection import DetectionDataset
-
-    data, rows = DetectionDataset(annotations), []
-    for index in range(0, len(data), max(1, len(data) // images)):
-        image, truth = data[index]
-        answer = localizer(image)
-        found = tuple(part[:1] for part in (answer.boxes, answer.labels, answer.scores))
-        rows.append((image, (truth.boxes, truth.labels), found))
-    draw_comparison(rows[:images], path, classes=localizer.classes, title="Held-out images, the first answer")
-
-
-def say(text: str) -> None:
-    """A line for the person at the terminal."""
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
+from resdet.analysis.tables import markdown
 from resdet.cpu.folding import fold_batchnorm
 from resdet.datasets.detection import DetectionDataset
 from resdet.detection.faster_rcnn import FasterRCNN
@@ -194,7 +194,7 @@ def as_markdown(rows: Sequence[Row], *, group: str = "") -> str:
     columns = [("APs", "small"), ("APm", "medium"), ("APl", "large"), *([("group", group)] if group else [])]
     head = ["", "paper mAP", "ours", "ours - paper", "gain (paper)", "mAP@.5 (paper)"]
     head += [name for _, name in columns] + ["s/image"]
-    lines = [head, ["---"] * len(head)]
+    lines = [head]
     for before, row in zip([None, *rows[:-1]], rows, strict=True):
         gain = "" if before is None else f"{row.mean('AP') - before.mean('AP'):+.1f} ({row.paper_gain:+.1f})"
         lines.append(
@@ -209,10 +209,7 @@ def as_markdown(rows: Sequence[Row], *, group: str = "") -> str:
                 f"{row.seconds:.2f}",
             ]
         )
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
-    )
+    return markdown(lines)
 
 
 def left_out(rows: Sequence[Row]) -> list[str]:
@@ -234,9 +231,3 @@ def _with_spread(row: Row, figure: str) -> str:
     if mean != mean:  # no object of this size
         return "-"
     return f"{mean:.1f}" + ("" if spread is None else f" ± {spread:.1f}")
-
-
-def write_markdown(path: str | Path, table: str, note: str) -> None:
-    """The table with what it was made of."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_text(f"{table}\n\n{note}\n")

@@ -15,12 +15,13 @@ from resdet.errors import InputError
 
 HW = (64, 96)
 CPU = torch.device("cpu")
+FRAME = framework("torchvision")
 
 
 @pytest.fixture(scope="module", params=["r50_fpn", "r50_c4"])
 def pair(request):
     theirs = build_theirs("torchvision", request.param, HW, CPU)
-    return request.param, theirs, nets.TORCHVISION.twin(theirs, request.param, HW)
+    return request.param, theirs, FRAME.twin(theirs, request.param, HW)
 
 
 def test_both_train_as_much(pair):
@@ -52,7 +53,7 @@ def test_losses_agree_when_nothing_is_drawn(pair):
         stage.count, stage.positive_fraction = 10**6, 0.5
     images, targets = images_and_targets(1, (64, 64))  # padded to 64x64, where torchvision infers the right strides
     with torch.no_grad():
-        expected = nets.TORCHVISION.losses(theirs.train(), images, targets)
+        expected = FRAME.losses(theirs.train(), images, targets)
         found = ours.train().loss(images, targets)
     for key, other in (
         ("loss_rpn_objectness", "loss_objectness"),
@@ -68,7 +69,7 @@ def test_losses_agree_when_nothing_is_drawn(pair):
 def test_both_find_the_same(pair):  # the last of the pair's tests: ours is folded
     _, theirs, ours = pair
     images, _ = images_and_targets(1, HW)
-    found, expected = ready_for_inference(ours).predict(images)[0], nets.TORCHVISION.detect(theirs.eval(), images)[0]
+    found, expected = ready_for_inference(ours).predict(images)[0], FRAME.detect(theirs.eval(), images)[0]
     assert len(found.boxes) == len(expected.boxes) > 20  # there is something to suppress
     assert len(found.labels.unique()) > 3
     assert_close(found.scores, expected.scores, rtol=0, atol=1e-4)
@@ -89,18 +90,16 @@ def test_images_and_targets():
 
 @pytest.mark.parametrize("name", ["detectron2", "mmdetection"])
 def test_what_is_not_installed_is_told(name):
-    if importlib.util.find_spec(nets.PACKAGES[name]):
+    if importlib.util.find_spec(nets.FRAMEWORKS[name][0]):
         pytest.skip("it is installed")
-    with pytest.raises(InputError, match=rf"--beside {name}\n  found:  No module named '{nets.PACKAGES[name]}'"):
+    with pytest.raises(InputError, match=rf"--beside {name}\n  found:  No module named '{nets.FRAMEWORKS[name][0]}'"):
         framework(name)
 
 
 def test_a_foreign_twin_takes_weights_settings_and_size():
     state = detectron2(True, make=Random())
-    from resdet.benchmarks.foreign_nets import FRAMEWORKS
-
     theirs = SimpleNamespace(state_dict=lambda: state)
-    ours = FRAMEWORKS["detectron2"].twin(theirs, "r50_fpn", HW)
+    ours = nets.FRAMEWORKS["detectron2"][1].twin(theirs, "r50_fpn", HW)
     assert_close(ours.state_dict()["rpn.head.conv.weight"], state["proposal_generator.rpn_head.conv.weight"])
     assert (ours.preprocess.shorter_side, ours.preprocess.longer_side) == ((64,), 96)
     assert ours.rpn.train_cut == (2000, 1000)

@@ -24,7 +24,6 @@ class Allocating:
 @needs_linux
 def test_a_peak_outlives_what_caused_it_but_not_the_next_meter():
     with Worker(Allocating) as worker:
-        worker.receive()
         held, after, next_one = worker.ask("measure")
     assert held.resting > 0
     for seen in (held, after):

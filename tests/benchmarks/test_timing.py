@@ -8,11 +8,14 @@ import pytest
 import torch
 
 from resdet import cli
+from resdet.analysis import tables
 from resdet.benchmarks import sides, timing
+from resdet.benchmarks.clock import in_turns
 from resdet.benchmarks.footprint import Memory
-from resdet.benchmarks.sides import Job, Side
+from resdet.benchmarks.jobs import Job
+from resdet.benchmarks.sides import Side, side_job
 from resdet.benchmarks.stations import STATIONS
-from resdet.benchmarks.timing import Measured, Row, agreement, in_turns
+from resdet.benchmarks.timing import Measured, Row, agreement
 
 SIDE = Side(True, "torchvision", "r50_fpn", "infer", (64, 96), 1, keep_memory=False, threads=1)
 
@@ -31,8 +34,8 @@ def test_in_turns_goes_forth_and_back():
 class Scripted:
     """Stands for the two workers: seconds 9 untimed, then 1, 3, 9 of ours and 2, 4, 6 of theirs, 2 images a step."""
 
-    def __init__(self, job, side):
-        assert job is Job and side.work == "train"
+    def __init__(self, job, side, threads):
+        assert job is side_job and threads == 1 and side.work == "train"
         self.seconds = iter([9.0, 1.0, 3.0, 9.0] if side.ours else [9.0, 2.0, 4.0, 6.0])
         self.peaks = iter([5e9, 10e9])
         self.ours = side.ours
@@ -43,10 +46,10 @@ class Scripted:
     def __exit__(self, *error):
         pass
 
-    def receive(self):
-        pass
+    def built(self):
+        return self
 
-    def ask(self, method):
+    def ask(self, method, *arguments):
         if method == "profile":
             return {"backbone": next(self.steps), "rest": 0.5}
         if method == "memory":
@@ -65,14 +68,14 @@ def test_medians_ratios_and_shares(monkeypatch):
     assert (row.ours.images_per_second, row.ours.first_seconds) == pytest.approx((2 / 3, 9.0))
     assert (row.ours.memory.peak, row.theirs.memory.peak, row.ours.loss, row.same) == (2.0, 3.0, 2.5, None)
     assert row.ours.profile == {"backbone": 2.0, "rest": 0.5}
-    line = timing.table_line(row)
+    line = tables.line(row, timing.COLUMNS)
     assert [cell.strip() for cell in line.split("|")[1:-1]] == [
         *("train 2 x 64x96", "r50_fpn", "3.000", "torchvision", "4.000"),
         *("0.75", "2.00", "3.00", "67%", "50%", "-"),
     ]
-    heads = timing.table_head().splitlines()
+    heads = tables.head(timing.COLUMNS).splitlines()
     assert {len(each) for each in (*heads, line)} == {len(line)}  # one width
-    assert "| backbone   | 2.0000 s   80%  | 2.0000 s   80%  |" in timing.profile_table(row)
+    assert "| backbone | 2.0000 s   80% | 2.0000 s   80% |" in timing.profile_table(row)
 
 
 def found(boxes, scores, labels):
@@ -91,13 +94,12 @@ def test_agreement():
 
 
 def test_flops_are_those_of_the_layers():
-    job = Job(SIDE)
-    job.net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.Flatten(), torch.nn.Linear(8 * 20, 6))
-    job._detect = lambda net, images: net(torch.ones(2, 3, 4, 5))
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.Flatten(), torch.nn.Linear(8 * 20, 6))
+    job = Job(net, lambda: net(torch.ones(2, 3, 4, 5)))
     # 2 images, 20 places, 8 x 27 products and as many sums, then 160 x 6.
     with torch.no_grad():
         assert job.flops() == 2 * (2 * 20 * 8 * 27 + 2 * 160 * 6)
-    assert job.peak() > 1e8
+    assert job.peak("off") > 1e8
 
 
 def test_the_other_side_runs_as_shipped(monkeypatch):
@@ -109,11 +111,11 @@ def test_the_other_side_runs_as_shipped(monkeypatch):
     monkeypatch.setattr(sides, "keep_freed_memory", lambda: told.append("kept"))
     monkeypatch.setattr(sides, "compile_parts", lambda net, mode: told.append(mode))
     side = SIDE._replace(keep_memory=True, winograd=True, compile="default")
-    ours, theirs = Job(side), Job(side._replace(ours=False))
+    ours, theirs = side_job(side), side_job(side._replace(ours=False))
     assert told == [True, "default", "kept"]
     last = [job.net.weight.is_contiguous(memory_format=torch.channels_last) for job in (ours, theirs)]
     assert last == [True, torch.cuda.is_available()]
-    Job(side._replace(keep_memory=False, winograd=False))
+    side_job(side._replace(keep_memory=False, winograd=False))
     assert told == [True, "default", "kept", False, "default"]
 
 
@@ -124,7 +126,7 @@ def test_the_tool_measures_both_sides_and_writes_them_down(tmp_path, capsys):
     printed = capsys.readouterr().out
     rows = json.loads(out.read_text())["rows"]
     assert [row["side"]["work"] for row in rows] == ["infer", "train"]
-    assert printed.startswith(timing.table_head()) and printed.count("| r50_fpn |") == 4
+    assert printed.startswith(tables.head(timing.COLUMNS)) and printed.count("| r50_fpn |") == 4
     for row in rows:
         assert row["side"]["keep_memory"] is True and row["side"]["hw"] == [64, 96]
         assert row["flops"] > 1e9 and row["peak_flops"] > 1e8 and row["ratio"] == row["ratios"][0] == row["ratios"][1]

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from resdet.datasets.annotations import Annotations, FileNames
+from resdet.datasets.detection import DetectionDataset
 from resdet.structures import Detections
 from resdet.studies import demo
 
@@ -32,7 +33,7 @@ def annotations(folder):
     )
 
 
-def test_draws_images_with_objects_only_and_sure_detections_only(tmp_path, monkeypatch):
+def test_draws_so_many_images_and_what_is_to_be_shown(tmp_path, monkeypatch):
     class Detector:
         classes = ("one", "two")
 
@@ -42,8 +43,10 @@ def test_draws_images_with_objects_only_and_sure_detections_only(tmp_path, monke
 
     drawn = []
     monkeypatch.setattr("resdet.api.drawing.draw_comparison", lambda rows, *rest, **named: drawn.extend(rows))
-    demo.draw_answers(Detector(), annotations(tmp_path), tmp_path / "sheet.png", title="t")
-    assert len(drawn) == 1  # the second image has no object
+    data = DetectionDataset(annotations(tmp_path))
+    sure = {"title": "t", "shown": lambda answer: answer.scores >= 0.5}
+    demo.draw_answers(Detector(), data, range(2), tmp_path / "sheet.png", **sure, images=1)
+    assert len(drawn) == 1
     _, (boxes, labels), (found, found_labels, scores) = drawn[0]
     assert boxes.tolist() == [[5, 5, 30, 30]] and labels.tolist() == [1]
     assert found.shape == (1, 4) and found_labels.tolist() == [1] and scores.tolist() == pytest.approx([0.9])

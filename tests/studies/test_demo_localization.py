@@ -7,12 +7,13 @@ from PIL import Image
 
 import resdet
 from resdet.cli.commands import commands
+from resdet.datasets.detection import DetectionDataset
 from resdet.datasets.imagenet_loc import read_imagenet_loc
 from resdet.engine import experiment as evaluation
 from resdet.engine.checkpoints import read_checkpoint
 from resdet.engine.config import load_config
 from resdet.errors import InputError
-from resdet.studies import demo_localization
+from resdet.studies.demo import draw_answers
 from resdet.studies.demo_localization import Nets, Row, as_markdown, measure
 
 
@@ -57,13 +58,13 @@ def test_the_table():
 
 def test_draws_the_first_answers(tiny_loc, tmp_path, monkeypatch):
     drawn = []
-    original = demo_localization.draw_answers
     localizer = resdet.Localizer(tiny_loc.first, classifier=tiny_loc.classifier, test={"classifier_crop": 32})
-    original(localizer, read_imagenet_loc(root=tiny_loc.root, split="val"), tmp_path / "sheet.png")
+    data = DetectionDataset(read_imagenet_loc(root=tiny_loc.root, split="val"))
+    draw_answers(localizer, data, range(2), tmp_path / "sheet.png", title="t", shown=lambda _: slice(1))
     with Image.open(tmp_path / "sheet.png") as picture:
         assert picture.size[0] > 200
     monkeypatch.setattr("resdet.api.drawing.draw_comparison", lambda rows, *rest, **named: drawn.extend(rows))
-    original(localizer, read_imagenet_loc(root=tiny_loc.root, split="val"), tmp_path / "sheet.png", images=3)
+    draw_answers(localizer, data, range(len(data)), tmp_path / "s.png", title="t", shown=lambda _: slice(1), images=3)
     assert len(drawn) == 3
     assert all(len(found[0]) == 1 for _, _, found in drawn)
 
