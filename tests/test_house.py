@@ -27,7 +27,7 @@ CORE = (
     "engine",
     "api",
 )
-WINGS = ("convert", "analysis", "inspection", "benchmarks", "studies", "cli")
+WINGS = ("convert", "analysis", "inspection", "deploy", "benchmarks", "studies", "cli")
 ORDER = {name: place for place, name in enumerate((*FOUNDATION, *CORE, *WINGS))}
 """A room imports from itself and from the rooms before it."""
 TOTAL_LINES = 25_830

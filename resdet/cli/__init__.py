@@ -4,6 +4,7 @@ Nothing heavy is imported before the arguments are read, so that ``-h`` and a ty
 """
 
 from resdet.cli.converting import convert, publish
+from resdet.cli.exporting import export
 from resdet.cli.looking import analyze, ladder, show_steps
 from resdet.cli.measuring import benchmark
 from resdet.cli.reporting import report
@@ -16,6 +17,7 @@ __all__ = [
     "benchmark",
     "convert",
     "evaluate",
+    "export",
     "infer",
     "ladder",
     "publish",

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from resdet.cli.converting import convert, publish
 from resdet.cli.demos import demo, demo_localization
+from resdet.cli.exporting import export
 from resdet.cli.looking import analyze, ladder, show_steps
 from resdet.cli.measuring import benchmark
 from resdet.cli.reporting import report
@@ -21,6 +22,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
     "infer": (infer, "detect in images, folders, videos and streams"),
     "report": (report, "what a detector gets wrong, as one HTML file"),
     "publish": (publish, "a checkpoint as one file for others"),
+    "export": (export, "a detector as ONNX or torch.export, also in 8-bit integers"),
     "convert": (convert, "checkpoints of other programs"),
     "ladder": (ladder, "the paper's Table 9 for any checkpoints"),
     "show-steps": (show_steps, "pictures of refinement, voting and the rest"),

@@ -30,6 +30,8 @@ OPSET = 20
 """The default of today's exporter; onnxruntime knows it since 1.17 (2024)."""
 CELL = 32
 """Pixels of a cell of the coarsest map that is made by halving: sides are multiples of it."""
+MOST = 1 << 16
+"""Images of a batch, or cells along a side; torch 2.6 takes no batch without a bound."""
 NAMES = ("boxes", "scores", "labels")
 """Of the outputs."""
 PLAIN = {"refine": 0, "vote": None, "scales": (), "ensemble": (), "flip": False, "sizes": (), "nms": "hard"}
@@ -124,8 +126,9 @@ def trace(net: FasterRCNN, predictor: Predictor, nms: Survivors, frame: Frame) -
     step = math.lcm(CELL, net.preprocess.multiple)
     sides = (net.preprocess.test_side, net.preprocess.longer_side)
     height, width = frame.size or tuple(-(-side // step) * step for side in sides)
-    batch = Dim("batch", min=1) if frame.any_batch else None
-    of_images = {2: step * Dim("height", min=1), 3: step * Dim("width", min=1)} if frame.size is None else {}
+    batch = Dim("batch", min=1, max=MOST) if frame.any_batch else None
+    cells = {axis: step * Dim(name, min=1, max=MOST) for axis, name in ((2, "height"), (3, "width"))}
+    of_images = cells if frame.size is None else {}
     of_batch = {} if batch is None else {0: batch}
     images = torch.zeros(2 if frame.any_batch else 1, 3, height, width)  # torch takes a sample of 1 for a constant
     sizes = torch.tensor([[height, width]]).repeat(len(images), 1)
@@ -206,7 +209,11 @@ def _write_onnx(program: ExportedProgram, out: Path, *, opset: int, table: Mappi
         made = torch.onnx.export(program, (), custom_translation_table=dict(table), **names, **how)
     model = made.model_proto
     del model.graph.value_info[:]  # runtimes infer them; these have torch's names of sizes
-    axes = {"images": ("batch", None, "height", "width"), "sizes": ("batch",), **dict.fromkeys(NAMES, ("batch", "found"))}
+    axes = {
+        "images": ("batch", None, "height", "width"),
+        "sizes": ("batch",),
+        **dict.fromkeys(NAMES, ("batch", "found")),
+    }
     for value in (*model.graph.input, *model.graph.output):
         for axis, name in zip(value.type.tensor_type.shape.dim, axes[value.name], strict=False):
             if axis.dim_param and name:

@@ -1,4 +1,4 @@
-"""A detector as one graph of fixed shapes: what :func:`resdet.detection.faster_rcnn.FasterRCNN.predict` does, traceable.
+"""A detector as one graph that can be traced: what ``FasterRCNN.predict`` does.
 
 The layers are the net's own. What is done differently here gives the same numbers and has no shape that hangs on data:
 lists are padded, NMS marks the survivors instead of listing them, anchors are made in the graph, and regions are pooled
@@ -80,21 +80,21 @@ class DetectionGraph(nn.Module):
 
     def _propose(self, features: Sequence[Tensor], limits: Tensor) -> tuple[Tensor, Tensor]:
         """(N, P, 4) proposals, best first, and (N, P) whether each is one: as ``RPN.propose`` on a GPU."""
-        module = self.net.rpn
-        boxes, scores = [], []
+        module, cut = self.net.rpn, self.net.rpn.test_cut
+        boxes, scores = [_rows(limits, cut.after, 0.0)[..., None].expand(-1, -1, 4)], [_rows(limits, cut.after, ABSENT)]
         for feature, anchor in zip(features, grid(module.anchors, features), strict=True):
             logit, delta = _objectness(module.head, feature)
-            best, index = logit.topk(torch.sym_min(module.test_cut.before, logit.shape[1]), dim=1)
+            best, index = torch.cat([logit, _rows(limits, cut.before, ABSENT)], dim=1).topk(cut.before, dim=1)
+            index = index.clamp(max=anchor.shape[0] - 1)
             chosen = delta.gather(1, index[..., None].expand(-1, -1, 4))
             clipped = box_ops.clip(box_ops.decode(chosen, anchor[index]), limits[:, None])
             whole = ((clipped[..., 2:] - clipped[..., :2]) >= rpn.MIN_SIDE).all(-1)
             best = torch.where(whole, best, ABSENT)
             boxes.append(clipped)
             scores.append(torch.where(self.survivors(clipped, best, module.nms_iou, ABSENT), best, ABSENT))
-        all_boxes, all_scores = torch.cat(boxes, 1), torch.cat(scores, 1)
-        best, index = all_scores.topk(torch.sym_min(module.test_cut.after, all_scores.shape[1]), dim=1)
+        best, index = torch.cat(scores, 1).topk(cut.after, dim=1)
         real = best > ABSENT
-        return all_boxes.gather(1, index[..., None].expand(-1, -1, 4)) * real[..., None], real
+        return torch.cat(boxes, 1).gather(1, index[..., None].expand(-1, -1, 4)) * real[..., None], real
 
     def _suppress(self, boxes: Tensor, probabilities: Tensor, real: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """:func:`resdet.detection.postprocess.suppress` of (N, P, K or 1, 4) boxes and (N, P, K) probabilities."""
@@ -106,15 +106,20 @@ class DetectionGraph(nn.Module):
         apart = boxes.flatten(*groups), scores.flatten(*groups)
         stays = self.survivors(*apart, asked.nms_iou, asked.score_threshold).reshape(scores.shape)
         scores = torch.where(stays, scores, 0.0).flatten(1)
-        best, index = scores.topk(torch.sym_min(asked.max_per_image, scores.shape[1]), dim=1)
+        best, index = scores.topk(min(asked.max_per_image, scores.shape[1]), dim=1)
         found = best > 0
         labels = torch.where(found, index // real.shape[1], -1)
         picked = boxes.flatten(1, 2).gather(1, index[..., None].expand(-1, -1, 4))
         return picked * found[..., None], best, labels
 
 
+def _rows(like: Tensor, count: int, value: float) -> Tensor:
+    """(N, count) of a value, beside what there is: small images have fewer anchors than are asked for."""
+    return like.new_full((like.shape[0], count), value)
+
+
 def pyramid(neck: nn.Module, maps: Sequence[Tensor]) -> list[Tensor]:
-    """What a neck gives. An FPN doubles its maps, which fits as images are padded; torch 2.6 translates no other size."""
+    """What a neck gives. An FPN doubles its maps, which fits padded images; torch 2.6 translates no other size."""
     if not isinstance(neck, FPN):
         return neck(maps)
     merged = [lateral(x) for lateral, x in zip(neck.lateral, maps, strict=True)]
@@ -156,7 +161,9 @@ def pool(pooling: RoIPooling, features: Sequence[Tensor], boxes: Tensor, images:
     for level, stride in enumerate(pooling.strides):
         pooled.append(pooling._pool(features[level], rois[torch.where(levels == level)[0]], stride))
     by_level = levels * boxes.shape[0] + torch.arange(boxes.shape[0], device=boxes.device)
-    return torch.cat(pooled)[by_level.argsort().argsort()]  # as many as boxes, which the sum of the levels does not show
+    return torch.cat(pooled)[
+        by_level.argsort().argsort()
+    ]  # as many as boxes, which the sum of the levels does not show
 
 
 def survivors(boxes: Tensor, scores: Tensor, iou_threshold: float, above: float) -> Tensor:

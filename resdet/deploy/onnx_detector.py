@@ -182,8 +182,8 @@ def _session(path: str | Path, device: str, threads: int | None) -> Any:
     where = f"model {path}"
     if not Path(path).is_file():
         raise InputError(where, found="no such file", needed="an .onnx file of tools/export.py")
-    providers = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-    known = [name for name, provider in providers.items() if provider in onnxruntime.get_available_providers()]
+    providers = {"cpu": ["CPUExecutionProvider"], "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"]}
+    known = [name for name, provider in providers.items() if provider[0] in onnxruntime.get_available_providers()]
     if device not in known:
         raise InputError("device", found=repr(device), needed=" or ".join(known))
     options = onnxruntime.SessionOptions()
@@ -191,7 +191,7 @@ def _session(path: str | Path, device: str, threads: int | None) -> Any:
     if threads is not None:
         options.intra_op_num_threads = threads
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=list(dict.fromkeys((providers[device], providers["cpu"]))))
+        return onnxruntime.InferenceSession(str(path), options, providers=providers[device])
     except Exception as error:  # of onnxruntime's own kinds, which have no base
         reason = str(error).strip().splitlines()[0]
         raise InputError(where, found=reason, needed="an .onnx file of tools/export.py") from error
