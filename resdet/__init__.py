@@ -9,6 +9,10 @@ def __getattr__(name: str) -> object:
         from resdet import api
 
         return getattr(api, name)
+    if name == "OnnxDetector":  # needs no torch
+        from resdet.deploy.onnx_detector import OnnxDetector
+
+        return OnnxDetector
     if name == "BACKBONES":
         from resdet.backbones.registry import BACKBONES
 

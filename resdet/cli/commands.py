@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from resdet.cli.converting import convert, publish
 from resdet.cli.demos import demo, demo_localization
+from resdet.cli.exporting import export
 from resdet.cli.inspecting import browse, check_data
 from resdet.cli.looking import analyze, ladder, show_steps
 from resdet.cli.measuring import benchmark
@@ -24,6 +25,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
     "browse": (browse, "samples as the net will see them"),
     "report": (report, "what a detector gets wrong, as one HTML file"),
     "publish": (publish, "a checkpoint as one file for others"),
+    "export": (export, "a detector as ONNX or torch.export, also in 8-bit integers"),
     "convert": (convert, "checkpoints of other programs"),
     "ladder": (ladder, "the paper's Table 9 for any checkpoints"),
     "show-steps": (show_steps, "pictures of refinement, voting and the rest"),

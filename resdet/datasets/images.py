@@ -8,7 +8,6 @@ import struct
 from pathlib import Path
 from typing import IO
 
-import cv2
 import numpy as np
 from PIL import ExifTags, Image
 
@@ -121,6 +120,10 @@ def read_reduced(
 
 def _decode_jpeg(path: str | os.PathLike[str]) -> np.ndarray | None:
     """The pixels that Pillow would give, in two thirds of its time; None for a file that may not be sound."""
+    try:
+        import cv2
+    except ImportError:  # an exported detector runs without it
+        return None
     content = np.fromfile(path, dtype=np.uint8)
     if bytes(content[-2:]) != b"\xff\xd9":  # no end of image: OpenCV would fill what is missing and say nothing
         return None
@@ -209,6 +212,8 @@ def _loaded(image: Image.Image, path: str | os.PathLike[str]) -> Image.Image:
     except OSError as error:
         if image.format not in ("JPEG", "MPO") or "truncated" not in str(error):
             raise
+        import cv2
+
         content = np.frombuffer(Path(path).read_bytes() + b"\xff\xd9", dtype=np.uint8)
         pixels = cv2.imdecode(content, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
         if pixels is None or pixels.shape[1::-1] != image.size:
