@@ -55,7 +55,7 @@ def refuse(config, checkpoint, *options):
     return str(caught.value)
 
 
-def test_checkpoints_that_do_not_fit(det_config, cls_config, write_config, tiny, trained, tmp_path):
+def test_checkpoints_that_do_not_fit(det_config, cls_config, write_config, tiny, trained, tmp_path, caplog):
     last = trained / "last.pth"
     assert "trained with model.head_width=32" in refuse(det_config, last, "model.head_width=48")
     assert "model.backbone=resnet18-half" in refuse(det_config, last, "model.backbone=resnet18")
@@ -75,8 +75,13 @@ def test_checkpoints_that_do_not_fit(det_config, cls_config, write_config, tiny,
         path = tmp_path / f"{change}.json"
         path.write_text(json.dumps({**content, "categories": categories, "annotations": annotations}))
         config = write_config((str(tiny.val), str(path)), name=f"{change}.py")
-        message = refuse(config, last)
-        assert {"more": "mauve", "fewer": "red", "renamed": "blue"}[change] in message, message
+        caplog.clear()
+        experiment = load_experiment(load_config(config), last)
+        told = {"more": ["(mauve): the net does not"], "fewer": ["(red): the test data lack"]}
+        told["renamed"] = ["(mauve): the net does not", "(blue): the test data lack"]
+        assert len(caplog.messages) == len(told[change]), caplog.messages
+        assert all(words in message for words, message in zip(told[change], caplog.messages, strict=True))
+        assert evaluate(experiment)["coco/AP"] >= 0
 
 
 def test_the_truth_as_a_results_file(det_config, tiny):

@@ -227,6 +227,6 @@ def test_results_of_one_name(tiny, made_results, tmp_path):
 def test_flags(tiny, capsys):
     with pytest.raises(SystemExit, match="2"):
         cli.report([str(tiny.val), "x.json", "--worst", "-1"])
-    assert "--worst -1: at least 0" in capsys.readouterr().err
+    assert "--worst: -1: at least 0" in capsys.readouterr().err
     with pytest.raises(SystemExit, match=r"error: .*x\.json"):
         cli.report([str(tiny.val), "x.json"])
