@@ -182,8 +182,8 @@ def survivors(boxes: Tensor, scores: Tensor, iou_threshold: float, above: float)
     # Two boxes beside all others always stay: torchvision 0.21 exports no NMS that leaves fewer.
     beside = boxes.new_tensor([[0, 0, 1, 1], [2, 2, 3, 3]])
     flat = torch.cat([boxes.flatten(0, 1), beside]).double()
-    every = torch.cat([scores.flatten(), scores.new_full((2,), math.inf)]).double()
+    every = torch.cat([scores.flatten(), scores.new_full((2,), math.inf)])
     rows = torch.where(every > above)[0]
     places = rows // boxes.shape[1] * (flat.max() - flat.min() + 1)  # a group never touches another
-    kept = torchvision.ops.nms(flat[rows] + places[:, None], every[rows], iou_threshold)
+    kept = torchvision.ops.nms(flat[rows] + places[:, None], every[rows].double(), iou_threshold)
     return torch.zeros_like(every, dtype=torch.bool).index_fill(0, rows[kept], True)[:-2].reshape(scores.shape)
