@@ -66,6 +66,7 @@ def test_commands_use_flags_that_the_tools_have(line, capsys):
         "tools/train_cls.py": lambda: cli.train("classification", "", ["-h"]),
         "tools/train_loc.py": lambda: cli.train("localization", "", ["-h"]),
         "tools/eval.py": lambda: cli.evaluate(["-h"]),
+        "tools/export.py": lambda: cli.export(["-h"]),
         "tools/infer.py": lambda: cli.infer(["-h"]),
         "tools/benchmark.py": lambda: cli.benchmark(["-h"]),
         "tools/publish.py": lambda: cli.publish(["-h"]),

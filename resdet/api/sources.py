@@ -5,11 +5,7 @@ from __future__ import annotations
 import glob
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
-
-import cv2
-import torch
-from torch import Tensor
+from typing import Any, NamedTuple
 
 from resdet.datasets.images import SUFFIXES, read_image
 from resdet.errors import InputError
@@ -26,8 +22,8 @@ class Frame(NamedTuple):
     """The file, or the video, camera or stream."""
     number: int | None
     """Of a frame, from 0; None: a picture of its own."""
-    pixels: Tensor
-    """(3, H, W) uint8 RGB."""
+    pixels: Any
+    """(3, H, W) uint8 RGB tensor; of :func:`array_frames` an (H, W, 3) array."""
     rate: float
     """Frames a second; 0 of pictures."""
 
@@ -48,6 +44,17 @@ def frames(sources: Sequence[str | Path | int]) -> Iterator[Frame | InputError]:
     Raises:
         InputError: there is no such thing, or nothing in it.
     """
+    import torch
+
+    for frame in array_frames(sources):
+        if isinstance(frame, InputError):
+            yield frame
+        else:
+            yield frame._replace(pixels=torch.from_numpy(frame.pixels).permute(2, 0, 1))
+
+
+def array_frames(sources: Sequence[str | Path | int]) -> Iterator[Frame | InputError]:
+    """:func:`frames` of numpy arrays, without torch, and without OpenCV where there is no video."""
     for path in [path for source in sources for path in listed_sources(source)]:
         if isinstance(path, str) or path.suffix.lower() in VIDEOS:
             yield from _video(path)
@@ -57,7 +64,7 @@ def frames(sources: Sequence[str | Path | int]) -> Iterator[Frame | InputError]:
         except InputError as error:
             yield error
         else:
-            yield Frame(str(path), None, torch.from_numpy(pixels).permute(2, 0, 1), 0.0)
+            yield Frame(str(path), None, pixels, 0.0)
 
 
 def listed_sources(source: str | Path | int) -> list[Path | str]:
@@ -92,6 +99,8 @@ def _video(source: Path | str) -> Iterator[Frame]:
     Raises:
         InputError: it does not open, or has no frame.
     """
+    import cv2
+
     capture = cv2.VideoCapture(int(source) if isinstance(source, str) and source.isdigit() else str(source))
     try:
         rate, number = capture.get(cv2.CAP_PROP_FPS), 0
@@ -99,8 +108,7 @@ def _video(source: Path | str) -> Iterator[Frame]:
             there, pixels = capture.read()
             if not there:
                 break
-            rgb = torch.from_numpy(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)).permute(2, 0, 1)
-            yield Frame(str(source), number, rgb, rate or 25.0)
+            yield Frame(str(source), number, cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), rate or 25.0)
             number += 1
     finally:
         capture.release()

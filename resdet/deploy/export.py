@@ -31,7 +31,8 @@ OPSET = 20
 CELL = 32
 """Pixels of a cell of the coarsest map that is made by halving: sides are multiples of it."""
 MOST = 1 << 16
-"""Images of a batch, or cells along a side; torch 2.6 takes no batch without a bound."""
+"""Images of a batch, or cells along a side, which are 3 at least: torch.export takes a map of one cell for another kind
+of map, and P6 has half a cell's. torch 2.6 takes no batch without a bound."""
 NAMES = ("boxes", "scores", "labels")
 """Of the outputs."""
 PLAIN = {"refine": 0, "vote": None, "scales": (), "ensemble": (), "flip": False, "sizes": (), "nms": "hard"}
@@ -73,6 +74,7 @@ def export_detector(
     """
     check_ending(out)
     predictor, meta = open_detector(checkpoint, options, {"winograd": False, "compile": "off"})
+    predictor.requires_grad_(False)
     meta = {**meta, "checkpoint": sha256(checkpoint)}
     try:
         return write_predictor(predictor, meta, out, frame=frame, opset=opset)
@@ -125,9 +127,9 @@ def trace(net: FasterRCNN, predictor: Predictor, nms: Survivors, frame: Frame) -
     """The program of a net, traced without a single image."""
     step = math.lcm(CELL, net.preprocess.multiple)
     sides = (net.preprocess.test_side, net.preprocess.longer_side)
-    height, width = frame.size or tuple(-(-side // step) * step for side in sides)
+    height, width = frame.size or tuple(max(4, -(-side // step)) * step for side in sides)
     batch = Dim("batch", min=1, max=MOST) if frame.any_batch else None
-    cells = {axis: step * Dim(name, min=1, max=MOST) for axis, name in ((2, "height"), (3, "width"))}
+    cells = {axis: step * Dim(name, min=3, max=MOST) for axis, name in ((2, "height"), (3, "width"))}
     of_images = cells if frame.size is None else {}
     of_batch = {} if batch is None else {0: batch}
     images = torch.zeros(2 if frame.any_batch else 1, 3, height, width)  # torch takes a sample of 1 for a constant

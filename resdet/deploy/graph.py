@@ -7,6 +7,7 @@ by torchvision's operators, which every runtime knows.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -178,8 +179,11 @@ def survivors(boxes: Tensor, scores: Tensor, iou_threshold: float, above: float)
     Returns:
         (B, P) bool: whether each box stays.
     """
-    scores, flat = scores.flatten().double(), boxes.flatten(0, 1).double()
-    rows = torch.where(scores > above)[0]
+    # Two boxes beside all others always stay: torchvision 0.21 exports no NMS that leaves fewer.
+    beside = boxes.new_tensor([[0, 0, 1, 1], [2, 2, 3, 3]])
+    flat = torch.cat([boxes.flatten(0, 1), beside]).double()
+    every = torch.cat([scores.flatten(), scores.new_full((2,), math.inf)])
+    rows = torch.where(every > above)[0]
     places = rows // boxes.shape[1] * (flat.max() - flat.min() + 1)  # a group never touches another
-    kept = torchvision.ops.nms(flat[rows] + places[:, None], scores[rows], iou_threshold)
-    return torch.zeros_like(scores, dtype=torch.bool).index_fill(0, rows[kept], True).reshape(boxes.shape[:2])
+    kept = torchvision.ops.nms(flat[rows] + places[:, None], every[rows].double(), iou_threshold)
+    return torch.zeros_like(every, dtype=torch.bool).index_fill(0, rows[kept], True)[:-2].reshape(scores.shape)

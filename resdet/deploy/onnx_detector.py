@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
 
+from resdet.api.sources import array_frames
 from resdet.datasets.images import read_image
 from resdet.errors import InputError
 
@@ -68,7 +69,7 @@ class OnnxDetector:
         self._any_batch = isinstance(batch, str)
         self._fixed_hw: tuple[int, int] | None = None if isinstance(hw[0], str) else (hw[0], hw[1])
 
-    def __call__(self, images: Any) -> Detections | list[Detections]:
+    def __call__(self, images: Any) -> Any:
         """Detect.
 
         Args:
@@ -76,7 +77,7 @@ class OnnxDetector:
                 a (3, H, W) uint8 RGB tensor.
 
         Returns:
-            Detections of one picture, or a list of them; boxes in pixels of the picture.
+            :class:`Detections` of one picture, or a list of them; boxes in pixels of the picture.
         """
         single = not isinstance(images, (list, tuple))
         pictures = [to_array(image) for image in ([images] if single else images)]
@@ -87,6 +88,24 @@ class OnnxDetector:
         for places in groups.values():
             found |= zip(places, self._detect([pictures[place] for place in places]), strict=True)
         return found[0] if single else [found[place] for place in range(len(pictures))]
+
+    def stream(self, source: str | Path | int) -> Iterator[tuple[np.ndarray, Detections]]:
+        """Frames and their detections, one by one, as they come: see :meth:`resdet.Detector.stream`.
+
+        Args:
+            source: an image, a folder, a pattern; with OpenCV also a video, a camera or a stream.
+
+        Yields:
+            An (H, W, 3) uint8 RGB frame, and its detections.
+
+        Raises:
+            InputError: no such source; an image that does not decode.
+        """
+        for frame in array_frames([source]):
+            if isinstance(frame, InputError):
+                raise frame
+            (found,) = self([frame.pixels])
+            yield frame.pixels, found
 
     def inputs(self, pictures: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         """What the graph takes of (H, W, 3) uint8 RGB pictures of one size: ``images`` and ``sizes``."""

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+import pytest
 import torch
 from torch import Tensor, nn
 
+from resdet.backbones.registry import BACKBONES
+from resdet.backbones.vgg import VGG
 from resdet.cpu.folding import fold_batchnorm
 from resdet.detection.build import faster_rcnn_c4, faster_rcnn_fpn, faster_rcnn_vgg16
 from resdet.detection.faster_rcnn import FasterRCNN
 
 KINDS = ("c4", "c4_align", "fpn", "fpn_context", "vgg")
+GROUPS = ((8, 8), (8, 8), (16, 16, 16), (32, 32, 32), (32, 32, 32))
 META = {"classes": ("cat", "dog", "owl"), "category_ids": (2, 5, 9)}
 
 
@@ -31,7 +37,11 @@ def lively_net(kind: str, **settings: object) -> FasterRCNN:
         pooling = "align" if kind == "c4_align" else "pool"
         net = faster_rcnn_c4(backbone="resnet18-half", anchor_sizes=(16, 32, 64), pooling=pooling, **common)
     else:
-        net = faster_rcnn_vgg16(backbone="vgg16", anchor_sizes=(16, 32, 64), **common)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(BACKBONES, "_entries", dict(BACKBONES._entries))
+            narrow = partial(VGG, GROUPS, hidden=32)
+            BACKBONES.register("narrow", lambda n: narrow(num_classes=n), channels=(8,) * 4, strides=(2, 4, 8, 16))
+            net = faster_rcnn_vgg16(backbone="narrow", anchor_sizes=(16, 32, 64), **common)
     with torch.no_grad():
         _calibrate(net, 100)
     return fold_batchnorm(net.eval())
