@@ -52,9 +52,6 @@ def write_shapes(
         crops_per_class: training crops of each class; a fifth as many for validation.
         processes: drawing processes; every core where None.
 
-    Returns:
-        ``root`` as a path.
-
     Raises:
         InputError: an argument is out of range, ``root`` holds something else, or it cannot be written.
     """

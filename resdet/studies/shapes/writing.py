@@ -51,9 +51,6 @@ def write_once(
         processes: drawing processes; every core where None. They are spawned, so a script that asks for more than
             one must be guarded by ``if __name__ == "__main__"``.
 
-    Returns:
-        ``root``.
-
     Raises:
         InputError: a number is out of range, ``root`` holds something else, or it cannot be written.
     """
