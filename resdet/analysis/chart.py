@@ -9,7 +9,6 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
@@ -56,14 +55,7 @@ class Bars(NamedTuple):
 
 
 def draw(panels: Sequence[Panel | Bars], path: str | Path) -> Path:
-    """Write panels side by side as PNG.
-
-    Args:
-        panels: one or more.
-        path: file to write; its folder is made.
-
-    Returns:
-        ``path`` as a path.
+    """Write panels side by side as PNG; the folder is made.
 
     Raises:
         InputError: there is no panel.
@@ -72,7 +64,6 @@ def draw(panels: Sequence[Panel | Bars], path: str | Path) -> Path:
         raise InputError("a chart", found="no panel", needed="at least one")
     rows = max([len(panel.names) for panel in panels if isinstance(panel, Bars)], default=0)
     figure = Figure((6.5 * len(panels), max(4.5, 1 + 0.28 * rows)), dpi=120, layout="constrained", facecolor=GROUND)
-    FigureCanvasAgg(figure)
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         axes.set_facecolor(GROUND)
         axes.spines[["top", "right"]].set_visible(False)
@@ -85,19 +76,10 @@ def draw(panels: Sequence[Panel | Bars], path: str | Path) -> Path:
 def draw_images(
     images: Sequence[Tensor], captions: Sequence[str], path: str | Path, *, title: str = "", columns: int = 8
 ) -> Path:
-    """Write a sheet of images with a caption above each as PNG.
-
-    Args:
-        images: (3, H, W) uint8 RGB.
-        captions: as many.
-        path: file to write; its folder is made.
-        title: headline.
-        columns: images side by side.
-    """
+    """Write a sheet of (3, H, W) uint8 RGB images with a caption above each as PNG; the folder is made."""
     columns = max(1, min(columns, len(images)))
     rows = max(1, math.ceil(len(images) / columns))
     figure = Figure((1.9 * columns, 2.3 * rows), dpi=120, layout="constrained", facecolor=GROUND)
-    FigureCanvasAgg(figure)
     figure.suptitle(title, fontsize=10, fontweight="bold")
     places = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in places:

@@ -63,15 +63,7 @@ class Images(NamedTuple):
 
 
 def curves(runs: Sequence[str], *, out: str | Path = "analysis") -> list[Path]:
-    """Training and test error of several runs: ``curves.png`` and ``curves.json``.
-
-    Args:
-        runs: work dirs, or ``NAME=dir``.
-        out: folder of what is written.
-
-    Returns:
-        What was written.
-    """
+    """``curves.png`` and ``curves.json``: training and test error of several runs (work dirs, or ``NAME=dir``)."""
     named = name_paths(runs)
     errors = {name: error_curves.read_errors(path) for name, path in named.items()}
     record = {
@@ -88,12 +80,7 @@ def curves(runs: Sequence[str], *, out: str | Path = "analysis") -> list[Path]:
 def study_tables(runs: Sequence[str], *, out: str | Path = "analysis") -> str:
     """Tables 1 and 2 of "Identity mappings" with the errors of runs of ``configs/cifar10_resnet110_study.py``.
 
-    Args:
-        runs: work dirs; of a run with ``--seeds`` the mean and the deviation count.
-        out: folder of ``studies.json``.
-
-    Returns:
-        Both tables as Markdown.
+    Of a run with ``--seeds`` the mean and the deviation count. Returns Markdown, and writes ``studies.json``.
 
     Raises:
         InputError: a folder that is not the work dir of a finished run of a net defined by its config.

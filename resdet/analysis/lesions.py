@@ -58,11 +58,7 @@ class Lesions(NamedTuple):
 
 
 def residual_blocks(net: nn.Module, *, plain: bool = False) -> list[nn.Module]:
-    """The blocks of a net of ours, in order.
-
-    Args:
-        net: residual, or with ``plain`` its plain counterpart, too.
-        plain: see above.
+    """The blocks of a residual net of ours, or with ``plain`` of its plain counterpart, too, in order.
 
     Raises:
         InputError: they are others', or have no shortcut.
@@ -142,11 +138,7 @@ def measure_lesions(
 ) -> Lesions:
     """Delete each block, then k random ones, then swap k random pairs, for k from 1 to the number of blocks.
 
-    Args:
-        classifier: of a residual net; put into eval mode, otherwise as before afterwards.
-        batches: test images and labels.
-        draws: random choices for each k.
-        seed: of these choices.
+    There are ``draws`` random choices for each k. The net is put into eval mode, otherwise as before afterwards.
 
     Raises:
         InputError: the net is not one of ours, or there is no image.

@@ -71,12 +71,9 @@ def path_gradient(classifier: Classifier, images: Tensor, labels: Tensor, chosen
 
     Args:
         classifier: of a residual net, in the mode wanted.
-        images: (N, 3, H, W) RGB on the scale 0-255.
+        images: (N, 3, H, W) RGB on the scale 0-255; the gradient is of this shape.
         labels: (N,).
         chosen: blocks passed by their residual branch, counted from 0.
-
-    Returns:
-        (N, 3, H, W).
     """
     inputs = classifier.normalise(images).detach().requires_grad_()
     with single_path(residual_blocks(classifier.net), chosen), torch.enable_grad():
@@ -93,7 +90,7 @@ def measure_paths(
         classifier: of a residual net; as before afterwards.
         batches: (N, 3, H, W) training images and labels; the samples of a length take them in turn.
         samples: paths of each length. The study took 1,000.
-        seed: of the choice of paths.
+        seed: of their choice.
 
     Raises:
         InputError: the net is not residual, its sums are gated, or there is no image.

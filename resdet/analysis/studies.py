@@ -56,12 +56,7 @@ class Result(NamedTuple):
 
 
 def table(rows: Sequence[Variant], results: Sequence[Result]) -> list[dict[str, Any]]:
-    """The paper's rows with the runs that are of them; further runs of one row follow each other.
-
-    Args:
-        rows: of :data:`TABLE_1` or :data:`TABLE_2`.
-        results: of the runs.
-    """
+    """The paper's rows with the runs that are of them; further runs of one row follow each other."""
     lines: list[dict[str, Any]] = []
     for row in rows:
         found = [result for result in results if _is(row, result.net)] or [None]

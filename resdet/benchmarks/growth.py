@@ -163,12 +163,7 @@ def check(costs: Sequence[Cost]) -> list[str]:
 
 
 def picture(costs: Sequence[Cost], path: str | Path) -> list[Path]:
-    """Two PNG files, of images a second and of memory, a panel for each axis.
-
-    Args:
-        costs: as measured.
-        path: ``growth.png`` stands for ``growth_speed.png`` and ``growth_memory.png``.
-    """
+    """Two PNG files with a panel for each axis: of ``growth.png``, ``growth_speed.png`` and ``growth_memory.png``."""
     path, written = Path(path), []
     for field, name, label in (("images_per_second", "speed", "images / s"), ("memory", "memory", "GiB")):
         panels = []

@@ -101,14 +101,7 @@ def inference(net: nn.Module, detect: Callable[[], Any], *, amp: Amp = "off") ->
 def training(
     net: nn.Module, losses: Callable[[], Mapping[str, Tensor]], *, amp: Amp = "off", plain: bool = False
 ) -> Job:
-    """A job whose step is from images to an update of the weights.
-
-    Args:
-        net: whose weights are trained.
-        losses: of one batch.
-        amp: off, bf16 or fp16.
-        plain: update as the training loops of others do, not as ours.
-    """
+    """A job whose step is from images to an update of the weights; a plain one is that of other training loops."""
     optimizer = (_PlainOptimizer if plain else build_optimizer)(net, Optimizer(), amp=amp, lr=LEARNING_RATE)
 
     def step() -> Tensor:

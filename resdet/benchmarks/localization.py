@@ -41,13 +41,7 @@ COLUMNS = {
 
 
 def localizer_job(backbone: str, classes: int, batch_size: int) -> Job:
-    """A localizer and random crops with a box each.
-
-    Args:
-        backbone: of the registry.
-        classes: K.
-        batch_size: crops.
-    """
+    """A localizer and random crops with a box each."""
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     net = per_class_rpn_localizer(backbone=backbone, num_classes=classes, crop=CROP)

@@ -10,21 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from resdet.benchmarks.foreign_nets import DETECTRON2, MMDETECTION
-from resdet.benchmarks.frameworks import NUM_CLASSES, SMALL, Framework, Size
-from resdet.benchmarks.torchvision_nets import TORCHVISION
+from resdet.benchmarks.frameworks import FRAMEWORKS, NUM_CLASSES, SMALL, Framework, Size
 from resdet.cpu.folding import fold_batchnorm
 from resdet.cpu.winograd import use_winograd
 from resdet.detection.faster_rcnn import FasterRCNN
 from resdet.errors import InputError
 from resdet.structures import Target
 
-FRAMEWORKS: dict[str, tuple[str, Framework]] = {
-    "torchvision": ("torchvision", TORCHVISION),
-    "detectron2": ("detectron2", DETECTRON2),
-    "mmdetection": ("mmdet", MMDETECTION),
-}
-"""Those to measure beside, and what each is imported as."""
 OBJECTS = 8
 """Ground-truth boxes on each training image; COCO has 7.3 on average."""
 BACKGROUND = 8.0

@@ -14,31 +14,21 @@ def convert(arguments: Sequence[str] | None = None) -> None:
         description="Turn a Faster R-CNN of torchvision, detectron2 or mmdetection, or a ResNet in the names of Caffe "
         "or Caffe2, into a file of ours. The kind is recognised; nothing in the file is executed."
     )
-    parser.add_argument("source", help="a .pth, .pt, .pkl or .safetensors file")
-    parser.add_argument("out", help="what to write: .pth for a detector, .safetensors for a backbone")
-    parser.add_argument(
-        "--classes",
-        metavar="NAMES",
-        help="class names in the order of the labels: a,b,c or a file with one a line "
-        "(default: the file's own; of 80 COCO's, of 20 VOC's)",
+    add = parser.add_argument
+    add("source", help="a .pth, .pt, .pkl or .safetensors file")
+    add("out", help="what to write: .pth for a detector, .safetensors for a backbone")
+    explained = (
+        "class names in the order of the labels: a,b,c or a file with one a line "
+        "(default: the file's own; of 80 COCO's, of 20 VOC's)"
     )
-    parser.add_argument(
-        "--config",
-        metavar="FILE",
-        help="the source's own config: detectron2's .yaml (config.yaml beside its runs), mmdetection's .py; not run",
-    )
-    parser.add_argument("--channels", choices=("bgr", "rgb"), help="order of the pixels, for files that do not tell")
-    parser.add_argument(
-        "--stride-on", choices=("1x1", "3x3"), help="convolution of its bottlenecks that has the stride, likewise"
-    )
-    parser.add_argument(
-        "--style",
-        choices=("caffe", "pytorch"),
-        help="both at once: caffe is BGR and stride on the first 1x1, pytorch RGB and stride on the 3x3",
-    )
-    parser.add_argument(
-        "--batchnorm-eps", type=float, metavar="E", help="of the source's BN layers (default: what its kind has)"
-    )
+    add("--classes", metavar="NAMES", help=explained)
+    explained = "the source's own config: detectron2's .yaml (config.yaml beside its runs), mmdetection's .py; not run"
+    add("--config", metavar="FILE", help=explained)
+    add("--channels", choices=("bgr", "rgb"), help="order of the pixels, for files that do not tell")
+    add("--stride-on", choices=("1x1", "3x3"), help="convolution of its bottlenecks that has the stride, likewise")
+    explained = "both at once: caffe is BGR and stride on the first 1x1, pytorch RGB and stride on the 3x3"
+    add("--style", choices=("caffe", "pytorch"), help=explained)
+    add("--batchnorm-eps", type=float, metavar="E", help="of the source's BN layers (default: what its kind has)")
     args = parser.parse_args(arguments)
 
     def main() -> None:

@@ -92,11 +92,10 @@ def _size(text: str) -> tuple[int, int]:
 def _beside(args: argparse.Namespace, works: Sequence[Any], sizes: Sequence[tuple[int, int]]) -> list:
     from resdet.analysis import tables
     from resdet.benchmarks import timing
-    from resdet.benchmarks.sides import Side
 
     how = {name: getattr(args, name) for name in ("amp", "winograd", "compile", "keep_memory", "threads")}
     sides = (
-        Side(True, beside, net, work, hw, args.batch_size or {"infer": 1, "train": 2}[work], **how)
+        timing.Side(True, beside, net, work, hw, args.batch_size or {"infer": 1, "train": 2}[work], **how)
         for beside, net, hw, work in itertools.product(args.beside, args.nets, sizes, works)
     )
     rows = tables.stream((timing.compare(side, runs=args.runs, profile=args.profile) for side in sides), timing.COLUMNS)
@@ -157,11 +156,5 @@ def _growth(args: argparse.Namespace) -> list:
     return [{"work": "growth", "costs": costs, "verdicts": verdicts}]
 
 
-WORKS = {
-    "data": _data,
-    "eval": _evaluation,
-    "cls": _classification,
-    "loc": _localization,
-    "growth": _growth,
-}
+WORKS = {"data": _data, "eval": _evaluation, "cls": _classification, "loc": _localization, "growth": _growth}
 """In this order, after those beside others."""

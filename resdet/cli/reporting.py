@@ -16,19 +16,18 @@ def report(arguments: Sequence[str] | None = None) -> None:
         "of each class, confusions, what each kind of error costs, calibration and the worst images. Of two detectors "
         "also their differences, with intervals."
     )
-    parser.add_argument(
-        "data", help="a config, a COCO annotation file (.json), or the work dir of a run, whose net is then asked"
-    )
-    parser.add_argument(
-        "results", nargs="*", help="one COCO results file or two (as of tools/eval.py --save-detections), or work dirs"
-    )
-    parser.add_argument("--images", metavar="DIR", help="folder of the images of an annotation file (default: none)")
-    parser.add_argument("--out", default="report.html", metavar="FILE", help="the report (default: report.html)")
-    parser.add_argument("--json", metavar="FILE", help="write all numbers as JSON")
-    parser.add_argument("--worst", type=at_least(0), default=12, metavar="N", help="images in each list (default: 12)")
+    add = parser.add_argument
+    explained = "a config, a COCO annotation file (.json), or the work dir of a run, whose net is then asked"
+    add("data", help=explained)
+    explained = "one COCO results file or two (as of tools/eval.py --save-detections), or work dirs"
+    add("results", nargs="*", help=explained)
+    add("--images", metavar="DIR", help="folder of the images of an annotation file (default: none)")
+    add("--out", default="report.html", metavar="FILE", help="the report (default: report.html)")
+    add("--json", metavar="FILE", help="write all numbers as JSON")
+    add("--worst", type=at_least(0), default=12, metavar="N", help="images in each list (default: 12)")
     explained = "of the images, for intervals (default: 1000)"
-    parser.add_argument("--resamples", type=at_least(1), default=1000, metavar="B", help=explained)
-    parser.add_argument("--seed", type=at_least(0), default=0, metavar="S", help="of the resamples (default: 0)")
+    add("--resamples", type=at_least(1), default=1000, metavar="B", help=explained)
+    add("--seed", type=at_least(0), default=0, metavar="S", help="of the resamples (default: 0)")
     add_options(parser)
     args = parser.parse_args(arguments)
 

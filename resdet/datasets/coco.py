@@ -35,38 +35,27 @@ def read_coco(
     """
     source, root = os.fspath(annotation_file), os.fspath(image_root)
     content = load_coco_json(source, strict=strict)
-    categories = sorted(content["categories"], key=lambda category: category["id"])
-    if classes is not None:
-        by_name = {category["name"]: category for category in categories}
-        for name in classes:
-            if name not in by_name:
-                raise InputError(f"classes of {source}", found=repr(name), needed=nearest(name, by_name))
-        if not classes or len(set(classes)) != len(classes):
-            raise InputError(f"classes of {source}", found=list(classes), needed="one or more names, each once")
-        categories = [by_name[name] for name in classes]
+    categories = _categories(content["categories"], classes, source)
     category_ids = np.array([category["id"] for category in categories], dtype=np.int64)
 
     images, annotations = content["images"], content["annotations"]
-    names = [image["file_name"] for image in images]
-    files = FileNames(find_images(root, names, source=source, outside=outside))
-    image_ids = np.array([image["id"] for image in images], dtype=np.int64)
-    hw = np.array([(image.get("height") or 0, image.get("width") or 0) for image in images], dtype=np.int32)
-    hw = known_sizes(hw, root, files)
+    names = find_images(root, [image["file_name"] for image in images], source=source, outside=outside)
+    files, image_ids = FileNames(names), np.array([image["id"] for image in images], dtype=np.int64)
+    sizes = [(image.get("height") or 0, image.get("width") or 0) for image in images]
+    hw = known_sizes(np.array(sizes, dtype=np.int32), root, files)
 
     columns = _columns(annotations)
-    del content, images, annotations
+    del content, images, annotations, names
     image_rows, label_rows = _find(columns["image_id"], image_ids), _find(columns["category_id"], category_ids)
     chosen = np.flatnonzero(label_rows >= 0)  # all of them unless classes leaves some out
     order = chosen[np.argsort(image_rows[chosen], kind="stable")]
     image_rows, label_rows = image_rows[order], label_rows[order]
-    xywh, box_ids = columns["bbox"][order], columns["id"][order]
-    areas, crowd = columns["area"][order], columns["iscrowd"][order]
+    xywh, box_ids, areas, crowd = (columns[name][order] for name in ("bbox", "id", "area", "iscrowd"))
 
     def describe(row: int) -> str:
         return f"{files[int(image_rows[row])]}, annotation {box_ids[row]}, bbox {xywh[row].tolist()} (x, y, w, h)"
 
-    xyxy = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
-    finite = np.isfinite(xywh).all(1)
+    finite, xyxy = np.isfinite(xywh).all(1), np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
     boxes, kept = check_boxes(xyxy, hw[image_rows], describe, source=source, strict=strict)
     return Annotations(
         source=source,
@@ -84,6 +73,20 @@ def read_coco(
         box_ids=box_ids[kept],
         repaired=Written(xywh[finite], areas[finite], crowd[finite], label_rows[finite], image_rows[finite]),
     )
+
+
+def _categories(rows: list[dict], classes: Sequence[str] | None, source: str) -> list[dict]:
+    """Those that are read, in the order of the labels."""
+    rows = sorted(rows, key=lambda category: category["id"])
+    if classes is None:
+        return rows
+    by_name = {category["name"]: category for category in rows}
+    for name in classes:
+        if name not in by_name:
+            raise InputError(f"classes of {source}", found=repr(name), needed=nearest(name, by_name))
+    if not classes or len(set(classes)) != len(classes):
+        raise InputError(f"classes of {source}", found=list(classes), needed="one or more names, each once")
+    return [by_name[name] for name in classes]
 
 
 def to_coco(annotations: Annotations) -> dict:

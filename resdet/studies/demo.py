@@ -6,7 +6,7 @@ import itertools
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 WORK_DIR = Path("work_dirs")
@@ -33,9 +33,8 @@ def demo() -> None:
     say("4/4  drawing")
     picture, curves = WORK_DIR / "demo_det" / "detections.png", WORK_DIR / "demo_det" / "curves.png"
     detector, data = Detector(WORK_DIR / "demo_det" / "best.pth"), DetectionDataset(shapes(split="val"))
-    with_objects = (index for index in range(len(data)) if len(data[index][1].labels))
     title = f"Held-out images, mAP@.5 {figures['coco/AP50']:.2f}"
-    draw_answers(detector, data, with_objects, picture, title=title, shown=lambda answer: answer.scores >= 0.5)
+    draw_answers(detector, data, with_objects(data), picture, title=title, shown=lambda answer: answer.scores >= 0.5)
     draw_losses(WORK_DIR / "demo_det", curves)
     say(
         f"\nmAP@[.5,.95] {figures['coco/AP']:.3f}   mAP@.5 {figures['coco/AP50']:.3f}   on 200 held-out images"
@@ -62,6 +61,11 @@ def draw_answers(
         found = tuple(part[shown(answer)] for part in (answer.boxes, answer.labels, answer.scores))
         rows.append((image, (truth.boxes, truth.labels), found))
     draw_comparison(rows, path, classes=predictor.classes, title=title)
+
+
+def with_objects(data) -> Iterator[int]:
+    """The images of a set that hold objects."""
+    return (index for index in range(len(data)) if len(data[index][1].labels))
 
 
 def draw_losses(work_dir: Path, path: Path) -> None:

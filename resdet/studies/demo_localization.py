@@ -61,12 +61,9 @@ class Nets(NamedTuple):
 
 
 def measure(config: ExperimentConfig, nets: Nets, *, sides: Sequence[int]) -> list[Row]:
-    """Every row that the checkpoints allow.
+    """Every row that the checkpoints allow, on the test data of the first stage's config.
 
-    Args:
-        config: of the first stage: its test data, and section ``test`` for the rest.
-        nets: the checkpoints.
-        sides: shorter sides of the multi-scale rows, of the classifiers too.
+    ``sides`` are the shorter sides of the multi-scale rows, of the classifiers too.
 
     Raises:
         InputError: a checkpoint is missing, of another kind or of other classes.

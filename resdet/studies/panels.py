@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import torch
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -90,7 +89,6 @@ def ask(view: View, boxes: Tensor, common: ImageBatch) -> ScoredBoxes:
 def new_figure(width: float, height: float, title: str) -> Figure:
     """A figure of so many inches, with a title."""
     figure = Figure(figsize=(width, height), dpi=INCH, layout="constrained", facecolor="#fafaf8")
-    FigureCanvasAgg(figure)
     figure.get_layout_engine().set(h_pad=0.08)
     figure.suptitle(title, fontsize=17, fontweight="bold")
     return figure

@@ -9,6 +9,7 @@ from foreign_states import Random, detectron2
 from torch.testing import assert_close
 
 from resdet.benchmarks import nets
+from resdet.benchmarks.frameworks import FRAMEWORKS
 from resdet.benchmarks.nets import build_theirs, framework, images_and_targets, ready_for_inference
 from resdet.convert.renaming import Foreign
 from resdet.errors import InputError
@@ -90,16 +91,16 @@ def test_images_and_targets():
 
 @pytest.mark.parametrize("name", ["detectron2", "mmdetection"])
 def test_what_is_not_installed_is_told(name):
-    if importlib.util.find_spec(nets.FRAMEWORKS[name][0]):
+    if importlib.util.find_spec(FRAMEWORKS[name][0]):
         pytest.skip("it is installed")
-    with pytest.raises(InputError, match=rf"--beside {name}\n  found:  No module named '{nets.FRAMEWORKS[name][0]}'"):
+    with pytest.raises(InputError, match=rf"--beside {name}\n  found:  No module named '{FRAMEWORKS[name][0]}'"):
         framework(name)
 
 
 def test_a_foreign_twin_takes_weights_settings_and_size():
     state = detectron2(True, make=Random())
     theirs = SimpleNamespace(state_dict=lambda: state)
-    ours = nets.FRAMEWORKS["detectron2"][1].twin(theirs, "r50_fpn", HW)
+    ours = FRAMEWORKS["detectron2"][1].twin(theirs, "r50_fpn", HW)
     assert_close(ours.state_dict()["rpn.head.conv.weight"], state["proposal_generator.rpn_head.conv.weight"])
     assert (ours.preprocess.shorter_side, ours.preprocess.longer_side) == ((64,), 96)
     assert ours.rpn.train_cut == (2000, 1000)

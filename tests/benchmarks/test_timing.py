@@ -9,13 +9,12 @@ import torch
 
 from resdet import cli
 from resdet.analysis import tables
-from resdet.benchmarks import sides, timing
+from resdet.benchmarks import timing
 from resdet.benchmarks.clock import in_turns
 from resdet.benchmarks.footprint import Memory
 from resdet.benchmarks.jobs import Job
-from resdet.benchmarks.sides import Side, side_job
 from resdet.benchmarks.stations import STATIONS
-from resdet.benchmarks.timing import Measured, Row, agreement
+from resdet.benchmarks.timing import Measured, Row, Side, agreement, side_job
 
 SIDE = Side(True, "torchvision", "r50_fpn", "infer", (64, 96), 1, keep_memory=False, threads=1)
 
@@ -105,11 +104,11 @@ def test_flops_are_those_of_the_layers():
 def test_the_other_side_runs_as_shipped(monkeypatch):
     told = []
     frame = SimpleNamespace(detect=None, losses=None, twin=lambda net, name, hw: net)
-    monkeypatch.setattr(sides, "framework", lambda name: frame)
-    monkeypatch.setattr(sides, "build_theirs", lambda *_: torch.nn.Conv2d(3, 2, 3))
-    monkeypatch.setattr(sides, "ready_for_inference", lambda net, *, winograd: told.append(winograd) or net)
-    monkeypatch.setattr(sides, "keep_freed_memory", lambda: told.append("kept"))
-    monkeypatch.setattr(sides, "compile_parts", lambda net, mode: told.append(mode))
+    monkeypatch.setattr(timing, "framework", lambda name: frame)
+    monkeypatch.setattr(timing, "build_theirs", lambda *_: torch.nn.Conv2d(3, 2, 3))
+    monkeypatch.setattr(timing, "ready_for_inference", lambda net, *, winograd: told.append(winograd) or net)
+    monkeypatch.setattr(timing, "keep_freed_memory", lambda: told.append("kept"))
+    monkeypatch.setattr(timing, "compile_parts", lambda net, mode: told.append(mode))
     side = SIDE._replace(keep_memory=True, winograd=True, compile="default")
     ours, theirs = side_job(side), side_job(side._replace(ours=False))
     assert told == [True, "default", "kept"]

@@ -45,6 +45,7 @@ def test_draws_so_many_images_and_what_is_to_be_shown(tmp_path, monkeypatch):
     monkeypatch.setattr("resdet.api.drawing.draw_comparison", lambda rows, *rest, **named: drawn.extend(rows))
     data = DetectionDataset(annotations(tmp_path))
     sure = {"title": "t", "shown": lambda answer: answer.scores >= 0.5}
+    assert list(demo.with_objects(data)) == [0]  # the second image has no object
     demo.draw_answers(Detector(), data, range(2), tmp_path / "sheet.png", **sure, images=1)
     assert len(drawn) == 1
     _, (boxes, labels), (found, found_labels, scores) = drawn[0]

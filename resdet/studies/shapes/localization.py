@@ -14,7 +14,6 @@ of (seed, split, i) alone, so a larger set begins with the smaller one.
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -22,11 +21,10 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from resdet.errors import InputError
 from resdet.studies.shapes.outlines import NEUTRALS, TOY_COLOURS, Rng, jitter
 from resdet.studies.shapes.scene import claim, develop, paste
 from resdet.studies.shapes.sprites import Sprite, draw_sprite, noise
-from resdet.studies.shapes.world import Map, encode_jpeg, write_once
+from resdet.studies.shapes.writing import Map, encode_jpeg, nested, size_element, voc_xml, write_once
 
 VERSION = 1
 """Raised with every change of the pictures; a data set of another version is written anew."""
@@ -64,35 +62,18 @@ def write_shapes_loc(
     val: int = 495,
     processes: int | None = None,
 ) -> Path:
-    """Write the data set, unless it is there already; see :func:`resdet.studies.shapes.world.write_once`.
+    """Write the data set, unless it is there already; classes take turns.
 
-    Args:
-        root: folder of the data set.
-        seed: of everything in it.
-        train: images of the training split; classes take turns.
-        val: images of the validation split.
-        processes: drawing processes; every core where None. They are spawned, so a script that asks for more than
-            one must be guarded by ``if __name__ == "__main__"``.
-
-    Returns:
-        ``root`` as a path.
-
-    Raises:
-        InputError: an argument is out of range, ``root`` holds something else, or it cannot be written.
+    Arguments and errors are those of :func:`resdet.studies.shapes.world.write_shapes`.
     """
-    numbers = {"seed": seed, "train": train, "val": val}
-    for name, value in numbers.items():
-        least = 0 if name == "seed" else len(CLASSES)
-        if not isinstance(value, int) or value < least:
-            needed = f"an integer, {least} or more" + (": one image of each class" if least else "")
-            raise InputError(f"write_shapes_loc({name}=...)", found=repr(value), needed=needed)
 
     def write(temporary: Path, mapped: Map) -> None:
         for split, images in (("train", train), ("val", val)):
             _write_split(temporary, split, seed, images, mapped)
 
-    marker = json.dumps({"data set": "shapes_loc", "version": VERSION, **numbers}, indent=1)
-    return write_once(Path(root), marker, write, images=train + val, processes=processes, marker_file="shapes_loc.json")
+    kind = {"kind": "shapes_loc", "version": VERSION, "least_images": len(CLASSES)}
+    numbers = {"seed": seed, "train": train, "val": val}
+    return write_once(Path(root), write, **kind, numbers=numbers, processes=processes)
 
 
 def draw_loc_scene(label: int, entropy: tuple[int, ...]) -> LocScene:
@@ -209,14 +190,8 @@ def _write_image(root: Path, split: str, seed: int, index: int) -> bool:
 
 def _xml(name: str, label: str, scene: LocScene) -> str:
     """ILSVRC's annotation file: pixels count from 0, and the last one is included."""
-    h, w = scene.image.shape[:2]
-    objects = "".join(
-        f"  <object>\n    <name>{label}</name>\n    <difficult>0</difficult>\n"
-        f"    <bndbox><xmin>{x1}</xmin><ymin>{y1}</ymin><xmax>{x2 - 1}</xmax><ymax>{y2 - 1}</ymax></bndbox>\n"
-        "  </object>\n"
+    objects = [
+        {"name": label, "difficult": 0, "bndbox": nested({"xmin": x1, "ymin": y1, "xmax": x2 - 1, "ymax": y2 - 1})}
         for x1, y1, x2, y2 in scene.boxes.tolist()
-    )
-    return (
-        f"<annotation>\n  <filename>{name}</filename>\n"
-        f"  <size><width>{w}</width><height>{h}</height><depth>3</depth></size>\n{objects}</annotation>\n"
-    )
+    ]
+    return voc_xml({"filename": name, "size": size_element(scene.image)}, objects)

@@ -15,6 +15,7 @@ from resdet.datasets.folder import read_folder
 from resdet.datasets.voc import read_voc
 from resdet.errors import InputError
 from resdet.studies.shapes import world as shapes
+from resdet.studies.shapes import writing
 from resdet.studies.shapes.outlines import OUTLINES
 from resdet.studies.shapes.scene import SIZES, Scene, SceneObject, draw_scene, scene_label
 from resdet.studies.shapes.sprites import draw_sprite
@@ -158,7 +159,7 @@ def test_same_bytes_twice_and_a_larger_set_begins_with_the_smaller(written, tmp_
 
 def test_processes_draw_the_same():
     draw = partial(shapes._draw_crops, "crops/val", 0)
-    with shapes._workers(2, 100) as mapped:
+    with writing.drawing(2, 100) as mapped:
         assert mapped is not map
         assert list(mapped(draw, range(3))) == list(map(draw, range(3)))
 
@@ -199,10 +200,12 @@ def test_full_disk_is_told_and_leaves_nothing(tmp_path, monkeypatch):
 
 def test_of_two_writers_the_first_stays(tmp_path):
     (tmp_path / "s").mkdir()
-    (tmp_path / "s" / shapes.MARKER).write_text("same")
     (tmp_path / "late").mkdir()
-    shapes._publish(tmp_path / "late", tmp_path / "s", "same")
-    assert (tmp_path / "s" / shapes.MARKER).read_text() == "same"
+    for folder in ("s", "late"):
+        (tmp_path / folder / "shapes.json").write_text("same")
+    (tmp_path / "s" / "first").touch()
+    writing.publish(tmp_path / "late", tmp_path / "s", "shapes.json")
+    assert (tmp_path / "s" / "first").exists()
     assert (tmp_path / "late").is_dir()  # left to the caller, who removes it
 
 
