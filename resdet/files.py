@@ -56,6 +56,8 @@ def damaged_part(path: str | Path) -> str | None:
             return archive.testzip()
     except zipfile.BadZipFile:
         return None
+    except (NotImplementedError, RuntimeError, EOFError, zlib.error):  # a flag of it says: encrypted, another method
+        return "its directory"
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -103,8 +103,8 @@ def told(error: InputError) -> None:
     text = str(error)
     assert len(text) < 6000 and all(ch.isprintable() or ch == "\n" for ch in text), text[:300]
     assert text.count("\n  found:  ") >= 1 and "\n  needed: " in text
-    for word in ("Traceback", "weights_only", "inline_container"):
-        assert word not in text
+    for words in (("Traceback", "(most"), ("set", "weights_only"), ("fail", "at", "inline_container")):
+        assert " ".join(words) not in text  # joined here: hypothesis tries the constants of this file as file names
 
 
 def sound(data: Annotations) -> None:
@@ -140,6 +140,7 @@ def images(tmp_path_factory) -> Path:
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @MANY
 @given(place=st.sampled_from(places(COCO)), junk=st.one_of(st.just(DELETE), JUNK))
+@example(place=("categories", 0, "name"), junk=[])
 def test_fields_of_a_coco_file(images, place, junk):
     (images / "ann.json").write_text(json.dumps(spoil(COCO, place, junk)))
     try:
@@ -238,6 +239,7 @@ def test_parts_of_a_voc_file(voc, number, word, kind):
 @given(
     content=st.one_of(st.binary(max_size=40), st.text(max_size=40).map(lambda text: text.encode("utf-8", "replace")))
 )
+@example(content=b'"')
 def test_lines_of_a_split_file(voc, content):
     (voc / "Annotations" / "a.xml").write_text(XML)
     (voc / "ImageSets" / "Main" / "mine.txt").write_bytes(content)
@@ -251,6 +253,8 @@ def test_lines_of_a_split_file(voc, content):
 @given(
     content=st.one_of(st.binary(max_size=60), st.lists(WORDS, max_size=8).map(lambda words: " ".join(words).encode()))
 )
+@example(content=b"nan 0 0 0 0")
+@example(content=b"inf 0 0 0 0")
 def test_lines_of_a_yolo_file(tmp_path_factory, content):
     root = tmp_path_factory.mktemp("yolo_faults")
     (root / "images").mkdir()
@@ -335,6 +339,7 @@ def test_other_files_of_torch(tmp_path_factory, content):
 
 @FEW
 @given(cut=st.floats(0, 1), byte=st.integers(0, 255), keep=st.booleans())
+@example(cut=0.9996159502434152, byte=1, keep=True)  # the method of compression in the zip's directory
 def test_bytes_of_a_checkpoint(tmp_path_factory, trained, cut, byte, keep):
     content = (trained / "last.pth").read_bytes()
     at = int(cut * (len(content) - 1))

@@ -60,7 +60,8 @@ def freeze_batchnorm(module: nn.Module) -> nn.Module:
         The module, or its replacement.
 
     Raises:
-        InputError: for a norm layer that does more than BN (timm's ``BatchNormAct2d``) or keeps no statistics.
+        InputError: for a norm layer that keeps no statistics, or one of another library than torch and timm. timm's
+            ``BatchNormAct2d`` becomes timm's own ``FrozenBatchNormAct2d``.
     """
     if isinstance(module, _BatchNorm):
         return _frozen(module)
@@ -69,7 +70,11 @@ def freeze_batchnorm(module: nn.Module) -> nn.Module:
     return module
 
 
-def _frozen(bn: _BatchNorm) -> FrozenBatchNorm:
+def _frozen(bn: _BatchNorm) -> nn.Module:
+    if type(bn).__module__.startswith("timm.") and bn.running_mean is not None:  # BN and activation in one
+        from timm.layers import freeze_batch_norm_2d
+
+        return freeze_batch_norm_2d(bn)
     if type(bn) not in (nn.BatchNorm2d, nn.SyncBatchNorm) or bn.running_mean is None:
         needed = "nn.BatchNorm2d or nn.SyncBatchNorm with running statistics"
         raise InputError(

@@ -1,11 +1,12 @@
-"""Backbones by name: ours (Table 1 and section 4.2), one's own, and the residual nets of timm and torchvision.
+"""Backbones by name: ours (Table 1 and section 4.2), one's own, and those of timm and torchvision.
 
 Names: ``resnet18`` .. ``resnet152`` stride on the 3x3 convolution ("v1.5"); ``resnet50-1x1``, ``resnet101-1x1`` and
 ``resnet152-1x1`` on the first 1x1, as the paper's own ("Caffe style") nets do. ``-A`` and ``-C`` are their other
 shortcuts, ``plain18`` and ``plain34`` have none, ``resnext101_32x8d`` and its like have 3x3 convolutions in groups,
 ``cifar-...`` is told in :mod:`resdet.backbones.resnet_cifar`, and ``vgg16`` and ``vgg16-bn`` are no residual nets at
 all (:mod:`resdet.backbones.vgg`).
-``timm/<model>`` and ``torchvision/<model>`` are those libraries' nets::
+``timm/<model>`` and ``torchvision/<model>`` are those libraries' nets: residual ones for every detector, and any of
+timm's that gives maps at strides 4, 8, 16 and 32 (:mod:`resdet.backbones.levels`) for the pyramid::
 
     net = BACKBONES.build("resnet50", num_classes=20)
     BACKBONES["resnet50"].channels  # (256, 512, 1024, 2048)
@@ -26,6 +27,8 @@ from torch import nn
 from resdet.backbones import resnet_cifar, vgg
 from resdet.backbones.blocks import Bottleneck
 from resdet.backbones.checkpointing import checkpoint_blocks
+from resdet.backbones.families import LEVELS, family_of
+from resdet.backbones.levels import size_options
 from resdet.backbones.resnet import (
     STRIDES,
     WIDTHS,
@@ -43,7 +46,7 @@ from resdet.backbones.trunk import check_residual, stage_channels, stage_strides
 from resdet.errors import InputError, nearest
 
 Builder = Callable[[int], nn.Module]
-"""``builder(num_classes)`` -> a net of the shape that :class:`resdet.backbones.trunk.Trunk` takes."""
+"""``builder(num_classes)`` -> a net that its :class:`resdet.backbones.families.Family` takes."""
 
 
 @dataclass(frozen=True)
@@ -177,7 +180,10 @@ class Backbones(Mapping[str, Backbone]):
 def _build_timm(model: str, num_classes: int) -> nn.Module:
     import timm  # seconds of import, wanted by few commands
 
-    return timm.create_model(model, num_classes=num_classes)
+    net = timm.create_model(model, num_classes=num_classes)
+    if options := size_options(type(net)):
+        return timm.create_model(model, num_classes=num_classes, **options)
+    return net
 
 
 def _build_torchvision(model: str, num_classes: int) -> nn.Module:
@@ -211,11 +217,13 @@ def _library_entry(library: str, model: str) -> Backbone:
         raise InputError(
             f"backbone name '{library}/{model}'", found=f"no such model in {library}", needed=nearest(model, known)
         )
-    where = f"backbone '{library}/{model}' (of {library}, {examples} work, among others)"
     with torch.device("meta"):  # facts without weights
         net = build(model, 1000)
-    check_residual(net, where=where)
     parameters = sum(p.numel() for p in net.parameters())
+    if family_of(net) is LEVELS:
+        trunk = LEVELS.pyramid(net)
+        return Backbone(partial(build, model), trunk.channels, trunk.strides, parameters)
+    check_residual(net, where=f"backbone '{library}/{model}' (of {library}, {examples} work, among others)")
     return Backbone(partial(build, model), stage_channels(net), stage_strides(net), parameters)
 
 

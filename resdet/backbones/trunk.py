@@ -1,6 +1,7 @@
 """A classification net as the feature extractor of a detector: C2 .. C5, the C4 split, frozen stages.
 
 Appendix A shares conv1 .. conv4_x between RPN and detector and gives conv5_x to each region; FPN takes C2 .. C5.
+Which extractor a net of the registry has is told by its family (:mod:`resdet.backbones.families`).
 """
 
 from __future__ import annotations
@@ -17,7 +18,39 @@ from resdet.errors import InputError
 STAGES = ("layer1", "layer2", "layer3", "layer4")
 
 
-class Trunk(nn.Module):
+class FeatureExtractor(nn.Module):
+    """What detectors ask of a backbone: one map per stage, finest first.
+
+    Attributes:
+        channels: of the maps.
+        strides: of the maps, in input pixels.
+        groups: names of the modules of the stem, then of each stage: the order in which they freeze.
+    """
+
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
+    groups: tuple[tuple[str, ...], ...]
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """(N, 3, H, W) -> maps; map i is (N, channels[i], H / strides[i], W / strides[i]), rounded as the net does."""
+        raise NotImplementedError
+
+    def check_declared(self, net: str) -> None:
+        """Compare the declared channels and strides with one pass on the meta device (shapes only, no arithmetic).
+
+        Raises:
+            InputError: the maps are others.
+        """
+        side = 64
+        meta = {n: torch.empty_like(t, device="meta") for n, t in (*self.named_parameters(), *self.named_buffers())}
+        images = torch.empty(2, 3, side, side, device="meta")  # BN in train mode wants two
+        found = [tuple(m.shape[1:]) for m in functional_call(self, meta, (images,))]
+        needed = [(c, side // s, side // s) for c, s in zip(self.channels, self.strides, strict=True)]
+        if found != needed:
+            raise InputError(f"{net}: maps (channels, H, W) of a {side}x{side} image", found=found, needed=needed)
+
+
+class Trunk(FeatureExtractor):
     """The convolutional part of a residual net, returning one map per stage.
 
     Takes ours, torchvision's ResNet family and timm's (deep stems and attention included): any net with ``conv1``,
@@ -44,11 +77,12 @@ class Trunk(nn.Module):
         self.conv1, self.bn1, self.maxpool = net.conv1, net.bn1, net.maxpool
         self.relu = net.relu if hasattr(net, "relu") else net.act1
         self.stages = STAGES[: last - 1]
+        self.groups = (("conv1", "bn1", "maxpool"), *((name,) for name in self.stages))
         for name in self.stages:
             self.add_module(name, getattr(net, name))
         self.channels = stage_channels(net)[: last - 1]
         self.strides = stage_strides(net)[: last - 1]
-        self._check_declared(type(net).__name__)
+        self.check_declared(type(net).__name__)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(N, 3, H, W) -> C2 .. C_last; map i is (N, channels[i], ceil(H / strides[i]), ceil(W / strides[i]))."""
@@ -58,18 +92,6 @@ class Trunk(nn.Module):
             x = getattr(self, name)(x)
             maps.append(x)
         return maps
-
-    def _check_declared(self, net: str) -> None:
-        """Compare the declared channels and strides with one pass on the meta device (shapes only, no arithmetic)."""
-        side = 64
-        meta = {n: torch.empty_like(t, device="meta") for n, t in (*self.named_parameters(), *self.named_buffers())}
-        maps = functional_call(
-            self, meta, (torch.empty(2, 3, side, side, device="meta"),)
-        )  # BN in train mode wants two
-        found = [tuple(m.shape[1:]) for m in maps]
-        needed = [(c, side // s, side // s) for c, s in zip(self.channels, self.strides, strict=True)]
-        if found != needed:
-            raise InputError(f"{net}: maps (channels, H, W) of a {side}x{side} image", found=found, needed=needed)
 
 
 def check_residual(net: nn.Module, *, where: str) -> None:
@@ -81,11 +103,19 @@ def check_residual(net: nn.Module, *, where: str) -> None:
     if reason := getattr(net, "unfit_for_trunk", None):
         needed = "a net with the ImageNet or deep stem, four stages, and activations after the additions"
         raise InputError(where, found=f"{type(net).__name__} with {reason}", needed=needed)
-    lacks = [name for name in ("conv1", "bn1", "maxpool", *STAGES) if not hasattr(net, name)]
-    lacks += [] if hasattr(net, "relu") or hasattr(net, "act1") else ["relu or act1"]
-    if lacks:
+    if lacks := _lacks(net):
         needed = "a residual net with conv1, bn1, relu or act1, maxpool, layer1 .. layer4"
         raise InputError(where, found=f"{type(net).__name__} without {', '.join(lacks)}", needed=needed)
+
+
+def is_residual(net: nn.Module) -> bool:
+    """Whether :func:`check_residual` would let it pass."""
+    return getattr(net, "unfit_for_trunk", None) is None and not _lacks(net)
+
+
+def _lacks(net: nn.Module) -> list[str]:
+    lacks = [name for name in ("conv1", "bn1", "maxpool", *STAGES) if not hasattr(net, name)]
+    return lacks if hasattr(net, "relu") or hasattr(net, "act1") else [*lacks, "relu or act1"]
 
 
 def stage_channels(net: nn.Module) -> tuple[int, ...]:
@@ -135,12 +165,13 @@ def take_stride(stage: nn.Module) -> int:
     return stride
 
 
-def freeze_stages(trunk: Trunk, count: int) -> Trunk:
+def freeze_stages(trunk: FeatureExtractor, count: int) -> FeatureExtractor:
     """Stop the first stages from learning; their BN becomes :class:`FrozenBatchNorm`, or it would go on adapting.
 
     Args:
         trunk: changed in place.
-        count: 0 none, 1 the stem, 2 stem and conv2_x, up to the trunk's last stage (detectron2's ``FREEZE_AT``).
+        count: 0 none, 1 the stem, 2 stem and conv2_x, up to the trunk's last stage (detectron2's ``FREEZE_AT``; of a
+            VGG, where Faster R-CNN trains "conv3_1 and up", the groups of convolutions).
 
     Returns:
         The trunk.
@@ -148,9 +179,8 @@ def freeze_stages(trunk: Trunk, count: int) -> Trunk:
     Raises:
         InputError: the trunk has fewer stages.
     """
-    if count not in range(len(trunk.stages) + 2):
-        raise InputError("freeze_stages(count=...)", found=count, needed=f"0..{len(trunk.stages) + 1} for this trunk")
-    groups = [("conv1", "bn1", "maxpool"), *((name,) for name in trunk.stages)]
-    for name in (name for group in groups[:count] for name in group):
-        setattr(trunk, name, freeze_batchnorm(getattr(trunk, name)).requires_grad_(False))
+    if count not in range(len(trunk.groups) + 1):
+        raise InputError("freeze_stages(count=...)", found=count, needed=f"0..{len(trunk.groups)} for this trunk")
+    for name in (name for group in trunk.groups[:count] for name in group):
+        trunk.set_submodule(name, freeze_batchnorm(trunk.get_submodule(name)).requires_grad_(False))
     return trunk

@@ -14,9 +14,8 @@ from collections.abc import Mapping, Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from resdet.backbones.frozen import freeze_batchnorm
 from resdet.backbones.resnet import he_init
-from resdet.errors import InputError
+from resdet.backbones.trunk import FeatureExtractor
 
 GROUPS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 """Channels of each convolution (Table 1, column D)."""
@@ -40,11 +39,9 @@ class VGG(nn.Module):
 
     Attributes:
         features: convolutions and poolings.
+        widths: channels of the last convolution of each group.
         classifier: fc6, ReLU, dropout, fc7, ReLU, dropout, fc8.
     """
-
-    class_layer = "classifier.6"
-    """The layer with one output per class, which residual nets call ``fc``."""
 
     def __init__(
         self,
@@ -67,6 +64,7 @@ class VGG(nn.Module):
                 channels = width
             layers.append(nn.MaxPool2d(2, stride=2))
         self.features = nn.Sequential(*layers)
+        self.widths = tuple(group[-1] for group in groups)
         self.avgpool = nn.AdaptiveAvgPool2d(side)  # of 224x224 views the identity; torchvision takes other sizes so
         self.classifier = nn.Sequential(
             nn.Linear(channels * side**2, hidden),
@@ -128,32 +126,29 @@ class VGG(nn.Module):
         return x
 
 
-class VGGTrunk(nn.Module):
+class VGGTrunk(FeatureExtractor):
     """The convolutions of a VGG, without the last pooling: one map per group but the first.
 
     Modules are shared with ``net``, and parameters keep their names.
 
+    Args:
+        net: a VGG of ours.
+
     Attributes:
         channels: of conv2_x .. conv5_x.
         strides: of conv2_x .. conv5_x, in input pixels.
-
-    Raises:
-        InputError: the net is no VGG of ours.
     """
 
-    def __init__(self, net: nn.Module) -> None:
+    def __init__(self, net: VGG) -> None:
         super().__init__()
-        if not isinstance(net, VGG):
-            raise InputError("VGGTrunk", found=type(net).__name__, needed="a VGG: backbone vgg16 or vgg16-bn")
         self.features = net.features[:-1]
-        channels, self.channels = 0, ()
-        for layer in net.features:
-            if isinstance(layer, nn.Conv2d):
-                channels = layer.out_channels
-            elif isinstance(layer, nn.MaxPool2d):
-                self.channels = (*self.channels, channels)
-        self.channels = self.channels[1:]
-        self.strides = tuple(2**group for group in range(1, len(self.channels) + 1))
+        self.strides = tuple(2**group for group in range(1, len(net.widths)))
+        self.channels = net.widths[1:]
+        ends = [i for i, layer in enumerate(net.features) if isinstance(layer, nn.MaxPool2d)]
+        starts = [0, *(end + 1 for end in ends[:-1])]
+        self.groups = tuple(
+            tuple(f"features.{i}" for i in range(start, end)) for start, end in zip(starts, ends, strict=True)
+        )
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(N, 3, H, W) -> maps; map i is (N, channels[i], H // strides[i], W // strides[i])."""
@@ -163,30 +158,6 @@ class VGGTrunk(nn.Module):
                 maps.append(x)
             x = layer(x)
         return [*maps[1:], x]
-
-
-def freeze_groups(trunk: VGGTrunk, count: int) -> VGGTrunk:
-    """Stop the first groups of convolutions from learning, as :func:`resdet.backbones.trunk.freeze_stages` does.
-
-    Args:
-        trunk: changed in place.
-        count: 0 none, 1 conv1, 2 also conv2_x (Faster R-CNN trains "conv3_1 and up"), up to the last group.
-
-    Returns:
-        The trunk.
-
-    Raises:
-        InputError: the trunk has fewer groups.
-    """
-    groups = len(trunk.channels) + 1
-    if count not in range(groups + 1):
-        raise InputError("freeze_groups(count=...)", found=count, needed=f"0..{groups} for this trunk")
-    group = 1
-    for name, layer in list(trunk.features.named_children()):
-        if group <= count:
-            setattr(trunk.features, name, freeze_batchnorm(layer).requires_grad_(False))
-        group += isinstance(layer, nn.MaxPool2d)
-    return trunk
 
 
 def vgg16(num_classes: int = 1000) -> VGG:

@@ -18,6 +18,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from resdet.backbones.families import family_of
 from resdet.backbones.published import packaged_weights, read_published
 from resdet.backbones.registry import BACKBONES, LIBRARIES
 from resdet.backbones.vgg import from_timm
@@ -140,7 +141,7 @@ def init_backbone(
         name: of :data:`BACKBONES`, ``timm/<model>`` or ``torchvision/<model>``.
         init: ``None`` for random weights; a file, published or of torchvision or timm; or ``"pretrained"`` for the
             weights in the package (``resnet18-half``) or the library's own download (library names).
-        num_classes: K of the classifier. ``None``: features are wanted, not logits; ``fc`` (of a VGG: fc8) becomes the
+        num_classes: K of the classifier. ``None``: features are wanted, not logits; the layer of classes becomes the
             identity, and that of the file is ignored.
         new_classifier: leave ``fc`` random whatever ``init`` holds, for other classes than the file's.
 
@@ -151,7 +152,7 @@ def init_backbone(
         InputError: unknown name; the file is of another architecture or class count; the download failed.
     """
     net = BACKBONES.build(name, num_classes=1000 if num_classes is None else num_classes)
-    classifier = getattr(net, "class_layer", "fc")
+    classifier = family_of(net).class_layer(net)
     if init is not None:
         if init == "pretrained":
             init = packaged_weights(name) or init

@@ -232,7 +232,7 @@ def _drop_headings(content: dict) -> list[str]:
     above = {
         str(row.get("supercategory")) for row in content["categories"] if row.get("name") != row.get("supercategory")
     }
-    headings = [row for row in content["categories"] if row.get("name") in above and row.get("id") not in used]
+    headings = [row for row in content["categories"] if str(row.get("name")) in above and row.get("id") not in used]
     headings = headings if used and len(headings) < len(content["categories"]) else []
     content["categories"] = [row for row in content["categories"] if row not in headings]
     names = ", ".join(str(row["name"]) for row in headings)

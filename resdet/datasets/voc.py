@@ -236,4 +236,4 @@ def _lines(path: str) -> list[str]:
         text = content.decode("utf-16" if wide else "utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(path, found=f"not text: {error}", needed="a list of image names in UTF-8") from error
-    return [line.strip().strip("\"'") for line in text.splitlines() if line.strip()]
+    return [name for line in text.splitlines() if (name := line.strip().strip("\"'").strip())]

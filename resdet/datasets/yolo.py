@@ -164,7 +164,7 @@ def read_labels(path: Path, num_classes: int) -> np.ndarray:
             label, values = -1.0, []
         numbers = np.array(values)
         sound = len(values) in (4, 5) or (len(values) >= 6 and len(values) % 2 == 0)
-        if not sound or label != int(label) or not np.isfinite(numbers).all():
+        if not sound or label % 1 != 0 or not np.isfinite(numbers).all():  # of NaN and infinity the rest is NaN
             needed = "class x y width height, or class and the corners of a polygon"
             raise InputError(f"{path}, line {number}", found=line.strip()[:60], needed=needed)
         if not 0 <= label < num_classes:

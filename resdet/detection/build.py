@@ -9,12 +9,11 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from resdet.backbones.checkpointing import checkpoint_blocks
+from resdet.backbones.families import family_of
 from resdet.backbones.fpn import FPN
 from resdet.backbones.frozen import freeze_batchnorm
 from resdet.backbones.registry import BACKBONES
-from resdet.backbones.trunk import Trunk, conv5_head, freeze_stages, take_stride
-from resdet.backbones.vgg import VGG, VGGTrunk, freeze_groups
+from resdet.backbones.trunk import freeze_stages, take_stride
 from resdet.backbones.weights import init_backbone
 from resdet.detection.anchors import Anchors
 from resdet.detection.faster_rcnn import FasterRCNN, LastLevel, Suppression
@@ -44,11 +43,11 @@ def faster_rcnn_c4(settings: C4Settings) -> FasterRCNN:
     """The net of the paper's appendix A: conv1 ... conv4_x shared, conv5_x on each pooled region.
 
     Raises:
-        InputError: the backbone is unknown or a VGG; its weights do not fit.
+        InputError: the backbone is unknown or of a family without conv5_x; its weights do not fit.
     """
-    net = _residual_net(settings)
-    trunk = freeze_stages(Trunk(net, last=4), settings.frozen_stages)
-    conv5 = conv5_head(net)
+    net = _net(settings)
+    trunk, conv5 = family_of(net).conv4(net, checkpoint=settings.checkpoint)
+    freeze_stages(trunk, settings.frozen_stages)
     pooling = _pooling(14, trunk.strides[-1:], settings, every=take_stride(conv5))
     embedding = Conv5Embedding(conv5, BACKBONES[settings.backbone].channels[-1])
     return _single_level(settings, trunk, pooling, embedding)
@@ -62,10 +61,8 @@ def faster_rcnn_vgg16(settings: VGGSettings) -> FasterRCNN:
         InputError: the backbone is no VGG; its weights, of fc6 and fc7 too, do not fit.
     """
     net = _net(settings)
-    if not isinstance(net, VGG):
-        found, needed = f"a {type(net).__name__}", "vgg16 or vgg16-bn; faster_rcnn_c4 and _fpn take residual nets"
-        raise InputError(f"backbone {settings.backbone!r} of faster_rcnn_vgg16", found=found, needed=needed)
-    trunk = freeze_groups(VGGTrunk(net), settings.frozen_stages)
+    trunk, net = family_of(net).fully_connected(net)
+    freeze_stages(trunk, settings.frozen_stages)
     pooling = _pooling(net.side, trunk.strides[-1:], settings)
     embedding = ClassifierEmbedding(net.fc6, net.fc7, dropout=settings.dropout)
     return _single_level(settings, trunk, pooling, embedding)
@@ -76,9 +73,11 @@ def faster_rcnn_fpn(settings: PyramidSettings) -> FasterRCNN:
     """Faster R-CNN on a feature pyramid (Lin 2017).
 
     Raises:
-        InputError: the backbone is unknown or a VGG; its weights do not fit.
+        InputError: the backbone is unknown or without maps at strides 4 to 32; its weights do not fit.
     """
-    trunk = freeze_stages(Trunk(_residual_net(settings), last=5), settings.frozen_stages)
+    net = _net(settings)
+    trunk = family_of(net).pyramid(net, checkpoint=settings.checkpoint)
+    freeze_stages(trunk, settings.frozen_stages)
     channels = settings.pyramid_channels
     fpn = FPN(trunk.channels, channels, strides=trunk.strides, batchnorm=settings.batchnorm)
     how = {"rounded": settings.rounded_anchors, "inferred_strides": settings.inferred_strides}
@@ -137,14 +136,6 @@ def _single_level(
         _roi_head(pooling, embedding, settings),
         suppression=_suppression(settings),
     )
-
-
-def _residual_net(settings: C4Settings | PyramidSettings) -> nn.Module:
-    net = _net(settings)
-    if isinstance(net, VGG):
-        needed = "a residual net, such as resnet101; faster_rcnn_vgg16 takes vgg16 and vgg16-bn"
-        raise InputError(f"backbone {settings.backbone!r}", found="a VGG", needed=needed)
-    return checkpoint_blocks(net) if settings.checkpoint else net
 
 
 def _net(settings: BackboneSettings) -> nn.Module:

@@ -89,12 +89,27 @@ def test_sync_and_plain_scaleless_batchnorm():
 
 
 def test_refuses_what_is_more_or_less_than_batchnorm():
-    from timm.layers import BatchNormAct2d
+    class Scaled(nn.BatchNorm2d):
+        """BN that does more."""
 
-    with pytest.raises(InputError, match=r"found:  BatchNormAct2d\((.|\n)*needed: nn.BatchNorm2d"):
-        freeze_batchnorm(nn.Sequential(BatchNormAct2d(4)))
+    with pytest.raises(InputError, match=r"found:  (.*)Scaled\((.|\n)*needed: nn.BatchNorm2d"):
+        freeze_batchnorm(nn.Sequential(Scaled(4)))
     with pytest.raises(InputError, match="track_running_stats=False"):
         freeze_batchnorm(nn.BatchNorm2d(4, track_running_stats=False))
+
+
+def test_batchnorm_with_activation_of_timm():
+    from timm.layers import BatchNormAct2d
+
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), BatchNormAct2d(4))
+    for _ in range(3):
+        net(torch.randn(8, 3, 5, 5) + 2)
+    image = torch.randn(2, 3, 5, 5)
+    before = net.eval()(image)
+    frozen = freeze_batchnorm(net).train()
+    torch.testing.assert_close(frozen(image), before)
+    assert [name for name, _ in frozen.named_parameters()] == ["0.weight", "0.bias"]  # nothing of BN learns
 
 
 def test_empty_input_and_a_module_without_batchnorm():
