@@ -6,33 +6,37 @@ nets the pyramid.
 
 from __future__ import annotations
 
-from typing import NoReturn, cast
+from typing import ClassVar, NoReturn, cast
 
 from torch import nn
 
-from resdet.backbones import levels
 from resdet.backbones.checkpointing import checkpoint_blocks
-from resdet.backbones.trunk import FeatureExtractor, Trunk, conv5_head, is_residual
+from resdet.backbones.levels import LevelsTrunk, checkpoint_levels, class_layer
+from resdet.backbones.trunk import FeatureExtractor, Trunk, check_residual, conv5_head, is_residual
 from resdet.backbones.vgg import VGG, VGGTrunk
 from resdet.errors import InputError
 
 
 class Family:
-    """How nets of one shape are taken apart. What a family cannot do is refused in the user's words.
+    """How a net is taken apart. What its family cannot do is refused in the user's words.
 
-    Attributes:
-        kind: for messages, as in "a VGG".
-        serves: what detectors it is the backbone of.
+    Args:
+        net: the classification net; its parts are shared with what is made of it.
+        where: for messages.
     """
 
-    kind: str
-    serves: str
+    serves: ClassVar[str]
+    """What detectors it is a backbone of."""
 
-    def class_layer(self, net: nn.Module) -> str:
+    def __init__(self, net: nn.Module, where: str) -> None:
+        self.net, self.where = net, where
+
+    @property
+    def class_layer(self) -> str:
         """Name of the layer with one output for each class."""
         return "fc"
 
-    def pyramid(self, net: nn.Module, *, checkpoint: bool = False) -> FeatureExtractor:
+    def pyramid(self, *, checkpoint: bool = False) -> FeatureExtractor:
         """C2 .. C5, for a feature pyramid; with ``checkpoint`` blocks keep only their inputs for the backward pass.
 
         Raises:
@@ -40,7 +44,7 @@ class Family:
         """
         self._refuse("a residual net, such as resnet101, or a net of timm with maps at strides 4, 8, 16 and 32")
 
-    def conv4(self, net: nn.Module, *, checkpoint: bool = False) -> tuple[FeatureExtractor, nn.Module]:
+    def conv4(self, *, checkpoint: bool = False) -> tuple[FeatureExtractor, nn.Module]:
         """C2 .. C4, and conv5_x, which runs on regions (appendix A).
 
         Raises:
@@ -48,7 +52,7 @@ class Family:
         """
         self._refuse("a residual net, such as resnet101")
 
-    def fully_connected(self, net: nn.Module) -> tuple[FeatureExtractor, VGG]:
+    def fully_connected(self) -> tuple[FeatureExtractor, VGG]:
         """The maps up to conv5_3, and the net whose fc6 and fc7 run on regions (Ren 2015).
 
         Raises:
@@ -57,63 +61,71 @@ class Family:
         self._refuse("vgg16 or vgg16-bn")
 
     def _refuse(self, needed: str) -> NoReturn:
-        raise InputError("backbone", found=self.kind, needed=f"{needed}; {self.serves}")
+        raise InputError(self.where, found=f"a {type(self.net).__name__}", needed=f"{needed}; {self.serves}")
 
 
 class Residual(Family):
     """Nets with conv1, bn1, layer1 .. layer4 and fc: Table 1, and what followed."""
 
-    kind, serves = "a residual net", "faster_rcnn_c4 and faster_rcnn_fpn take residual nets"
+    serves = "faster_rcnn_c4 and faster_rcnn_fpn take residual nets"
 
-    def pyramid(self, net: nn.Module, *, checkpoint: bool = False) -> FeatureExtractor:
+    def pyramid(self, *, checkpoint: bool = False) -> FeatureExtractor:
         """The four stages."""
-        return Trunk(checkpoint_blocks(net) if checkpoint else net, last=5)
+        check_residual(self.net, where=self.where)
+        return Trunk(checkpoint_blocks(self.net) if checkpoint else self.net, last=5)
 
-    def conv4(self, net: nn.Module, *, checkpoint: bool = False) -> tuple[FeatureExtractor, nn.Module]:
+    def conv4(self, *, checkpoint: bool = False) -> tuple[FeatureExtractor, nn.Module]:
         """Three stages, and the fourth."""
-        net = checkpoint_blocks(net) if checkpoint else net
+        check_residual(self.net, where=self.where)
+        net = checkpoint_blocks(self.net) if checkpoint else self.net
         return Trunk(net, last=4), conv5_head(net)
 
 
-class Plain(Family):
+class FullyConnected(Family):
     """VGGs of ours."""
 
-    kind, serves = "a VGG", "faster_rcnn_vgg16 takes vgg16 and vgg16-bn"
+    serves = "faster_rcnn_vgg16 takes vgg16 and vgg16-bn"
 
-    def class_layer(self, net: nn.Module) -> str:
+    @property
+    def class_layer(self) -> str:
         """fc8."""
         return "classifier.6"
 
-    def fully_connected(self, net: nn.Module) -> tuple[FeatureExtractor, VGG]:
+    def fully_connected(self) -> tuple[FeatureExtractor, VGG]:
         """Thirteen convolutions; fc6 and fc7."""
-        vgg = cast(VGG, net)
-        return VGGTrunk(vgg), vgg
+        net = cast(VGG, self.net)
+        return VGGTrunk(net), net
 
 
 class Levels(Family):
     """Nets of timm of any shape that give maps at strides 4, 8, 16 and 32: ConvNeXt, RegNet, Swin, MobileNet ..."""
 
-    kind, serves = "a net of timm without conv5_x to take apart", "faster_rcnn_fpn takes it"
+    serves = "faster_rcnn_fpn takes it"
 
-    def class_layer(self, net: nn.Module) -> str:
+    @property
+    def class_layer(self) -> str:
         """As timm tells it."""
-        return levels.class_layer(net)
+        return class_layer(self.net, where=self.where)
 
-    def pyramid(self, net: nn.Module, *, checkpoint: bool = False) -> FeatureExtractor:
+    def pyramid(self, *, checkpoint: bool = False) -> FeatureExtractor:
         """The maps that timm tells of; checkpointing is timm's too."""
+        trunk = LevelsTrunk(self.net, where=self.where)
         if checkpoint:
-            levels.checkpoint(net)
-        return levels.LevelsTrunk(net)
+            checkpoint_levels(trunk.net, where=self.where)
+        return trunk
 
 
-RESIDUAL, VGG_LIKE, LEVELS = Residual(), Plain(), Levels()
-
-
-def family_of(net: nn.Module) -> Family:
+def family_of(net: nn.Module, where: str = "backbone") -> Family:
     """The family of a net: the only place where a net is asked what it is.
 
     A net of no known shape counts as residual, and what it lacks is told where it is taken apart.
+
+    Args:
+        net: a classification net.
+        where: of messages, as in "backbone 'resnet50' of faster_rcnn_fpn".
     """
     if isinstance(net, VGG):
-        return VGG_LIKE
-    return LEVELS if callable(getattr(net, "forward_intermediates", None)) and not is_residual(net) else RESIDUAL
+        return FullyConnected(net, where)
+    if callable(getattr(net, "forward_intermediates", None)) and not is_residual(net):
+        return Levels(net, where)
+    return Residual(net, where)

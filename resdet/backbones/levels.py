@@ -25,6 +25,7 @@ class LevelsTrunk(FeatureExtractor):
 
     Args:
         net: of timm, with ``forward_intermediates``; it is taken over and loses the layers behind C5.
+        where: for messages.
 
     Attributes:
         channels: of C2 .. C5.
@@ -37,9 +38,8 @@ class LevelsTrunk(FeatureExtractor):
 
     strides = STRIDES
 
-    def __init__(self, net: nn.Module) -> None:
+    def __init__(self, net: nn.Module, *, where: str) -> None:
         super().__init__()
-        where = _name(net)
         levels = _levels(net, where)
         self.net = net
         self.indices = [number for number, _ in levels]
@@ -53,7 +53,7 @@ class LevelsTrunk(FeatureExtractor):
         return list(self.net.forward_intermediates(images, indices=self.indices, intermediates_only=True))
 
 
-def class_layer(net: nn.Module) -> str:
+def class_layer(net: nn.Module, *, where: str) -> str:
     """Name of the layer with one output for each class.
 
     Raises:
@@ -61,11 +61,11 @@ def class_layer(net: nn.Module) -> str:
     """
     name = getattr(net, "pretrained_cfg", {}).get("classifier")
     if not isinstance(name, str):
-        raise InputError(_name(net), found=f"classifier {name!r}", needed="a net with one layer of classes")
+        raise InputError(where, found=f"classifier {name!r}", needed="a net with one layer of classes")
     return name
 
 
-def checkpoint(net: nn.Module) -> None:
+def checkpoint_levels(net: nn.Module, *, where: str) -> None:
     """Let a net of timm keep less for the backward pass, in its own way.
 
     Raises:
@@ -74,17 +74,13 @@ def checkpoint(net: nn.Module) -> None:
     try:
         net.set_grad_checkpointing(True)
     except (AttributeError, AssertionError) as error:
-        found = f"{_name(net)}, for which timm has no checkpointing"
+        found = f"{where}, for which timm has no checkpointing"
         raise InputError("model.checkpoint", found=found, needed="checkpoint=False") from error
 
 
 def size_options(net: type[nn.Module]) -> dict[str, Any]:
     """What a class of timm's nets has to be told for images of any size."""
     return {"strict_img_size": False} if "strict_img_size" in inspect.signature(net).parameters else {}
-
-
-def _name(net: nn.Module) -> str:
-    return f"backbone timm/{getattr(net, 'pretrained_cfg', {}).get('architecture', type(net).__name__)}"
 
 
 def _levels(net: nn.Module, where: str) -> list[tuple[int, dict[str, Any]]]:

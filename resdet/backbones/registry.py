@@ -27,7 +27,7 @@ from torch import nn
 from resdet.backbones import resnet_cifar, vgg
 from resdet.backbones.blocks import Bottleneck
 from resdet.backbones.checkpointing import checkpoint_blocks
-from resdet.backbones.families import LEVELS, family_of
+from resdet.backbones.families import family_of
 from resdet.backbones.levels import size_options
 from resdet.backbones.resnet import (
     STRIDES,
@@ -42,7 +42,6 @@ from resdet.backbones.resnet import (
     zero_init_residual,
 )
 from resdet.backbones.stochastic_depth import stochastic_depth
-from resdet.backbones.trunk import check_residual, stage_channels, stage_strides
 from resdet.errors import InputError, nearest
 
 Builder = Callable[[int], nn.Module]
@@ -220,11 +219,8 @@ def _library_entry(library: str, model: str) -> Backbone:
     with torch.device("meta"):  # facts without weights
         net = build(model, 1000)
     parameters = sum(p.numel() for p in net.parameters())
-    if family_of(net) is LEVELS:
-        trunk = LEVELS.pyramid(net)
-        return Backbone(partial(build, model), trunk.channels, trunk.strides, parameters)
-    check_residual(net, where=f"backbone '{library}/{model}' (of {library}, {examples} work, among others)")
-    return Backbone(partial(build, model), stage_channels(net), stage_strides(net), parameters)
+    trunk = family_of(net, f"backbone '{library}/{model}' (of {library}, {examples} work, among others)").pyramid()
+    return Backbone(partial(build, model), trunk.channels, trunk.strides, parameters)
 
 
 def _cifar_entry(name: str, net: resnet_cifar.CifarNet) -> Backbone:

@@ -152,7 +152,7 @@ def init_backbone(
         InputError: unknown name; the file is of another architecture or class count; the download failed.
     """
     net = BACKBONES.build(name, num_classes=1000 if num_classes is None else num_classes)
-    classifier = family_of(net).class_layer(net)
+    classifier = family_of(net, f"backbone {name!r}").class_layer
     if init is not None:
         if init == "pretrained":
             init = packaged_weights(name) or init

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from resdet.backbones.families import family_of
+from resdet.backbones.families import Family, family_of
 from resdet.backbones.fpn import FPN
 from resdet.backbones.frozen import freeze_batchnorm
 from resdet.backbones.registry import BACKBONES
@@ -45,8 +45,7 @@ def faster_rcnn_c4(settings: C4Settings) -> FasterRCNN:
     Raises:
         InputError: the backbone is unknown or of a family without conv5_x; its weights do not fit.
     """
-    net = _net(settings)
-    trunk, conv5 = family_of(net).conv4(net, checkpoint=settings.checkpoint)
+    trunk, conv5 = _family(settings, "faster_rcnn_c4").conv4(checkpoint=settings.checkpoint)
     freeze_stages(trunk, settings.frozen_stages)
     pooling = _pooling(14, trunk.strides[-1:], settings, every=take_stride(conv5))
     embedding = Conv5Embedding(conv5, BACKBONES[settings.backbone].channels[-1])
@@ -60,8 +59,7 @@ def faster_rcnn_vgg16(settings: VGGSettings) -> FasterRCNN:
     Raises:
         InputError: the backbone is no VGG; its weights, of fc6 and fc7 too, do not fit.
     """
-    net = _net(settings)
-    trunk, net = family_of(net).fully_connected(net)
+    trunk, net = _family(settings, "faster_rcnn_vgg16").fully_connected()
     freeze_stages(trunk, settings.frozen_stages)
     pooling = _pooling(net.side, trunk.strides[-1:], settings)
     embedding = ClassifierEmbedding(net.fc6, net.fc7, dropout=settings.dropout)
@@ -75,8 +73,7 @@ def faster_rcnn_fpn(settings: PyramidSettings) -> FasterRCNN:
     Raises:
         InputError: the backbone is unknown or without maps at strides 4 to 32; its weights do not fit.
     """
-    net = _net(settings)
-    trunk = family_of(net).pyramid(net, checkpoint=settings.checkpoint)
+    trunk = _family(settings, "faster_rcnn_fpn").pyramid(checkpoint=settings.checkpoint)
     freeze_stages(trunk, settings.frozen_stages)
     channels = settings.pyramid_channels
     fpn = FPN(trunk.channels, channels, strides=trunk.strides, batchnorm=settings.batchnorm)
@@ -138,9 +135,10 @@ def _single_level(
     )
 
 
-def _net(settings: BackboneSettings) -> nn.Module:
+def _family(settings: BackboneSettings, builder: str) -> Family:
     net = init_backbone(settings.backbone, settings.init)
-    return freeze_batchnorm(net) if settings.frozen_batchnorm else net
+    net = freeze_batchnorm(net) if settings.frozen_batchnorm else net
+    return family_of(net, f"backbone {settings.backbone!r} of {builder}")
 
 
 def _preprocess(settings: InputSettings) -> Preprocess:

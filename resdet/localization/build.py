@@ -11,10 +11,9 @@ from typing import ClassVar
 
 from torch import nn
 
-from resdet.backbones.families import RESIDUAL
 from resdet.backbones.frozen import freeze_batchnorm
 from resdet.backbones.registry import BACKBONES
-from resdet.backbones.trunk import check_residual, freeze_stages
+from resdet.backbones.trunk import Trunk, check_residual, freeze_stages
 from resdet.backbones.weights import init_backbone
 from resdet.detection.anchors import Anchors
 from resdet.detection.preprocess import Preprocess
@@ -72,7 +71,7 @@ class SecondStageSettings(LocalizerSettings):
 @takes_settings
 def per_class_rpn_localizer(settings: FirstStageSettings) -> PerClassLocalizer:
     """The first stage."""
-    trunk = freeze_stages(RESIDUAL.pyramid(_net(settings)), settings.frozen_stages)
+    trunk = freeze_stages(Trunk(_net(settings)), settings.frozen_stages)
     anchors = Anchors([tuple(settings.anchor_sizes)], [trunk.strides[-1]], tuple(settings.anchor_ratios))
     rpn = PerClassRPN(
         trunk.channels[-1],

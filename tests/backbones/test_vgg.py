@@ -87,7 +87,7 @@ def test_order_of_layers():
     assert (net.fc6, net.fc7, net.fc) == (
         net.classifier[0],
         net.classifier[3],
-        net.get_submodule(family_of(net).class_layer(net)),
+        net.get_submodule(family_of(net).class_layer),
     )
 
 

@@ -168,14 +168,15 @@ def test_refusals():
         faster_rcnn_vgg16(backbone="resnet18-half", num_classes=2)
     assert str(caught.value) == (
         "backbone 'resnet18-half' of faster_rcnn_vgg16\n  found:  a ResNet\n"
-        "  needed: vgg16 or vgg16-bn; faster_rcnn_c4 and _fpn take residual nets"
+        "  needed: vgg16 or vgg16-bn; faster_rcnn_c4 and faster_rcnn_fpn take residual nets"
     )
-    for build in (faster_rcnn_c4, faster_rcnn_fpn):
+    levels = ", or a net of timm with maps at strides 4, 8, 16 and 32"
+    for build, more in ((faster_rcnn_c4, ""), (faster_rcnn_fpn, levels)):
         with pytest.raises(InputError) as caught, torch.device("meta"):
             build(backbone="vgg16", num_classes=2)
         assert str(caught.value) == (
-            "backbone 'vgg16'\n  found:  a VGG\n"
-            "  needed: a residual net, such as resnet101; faster_rcnn_vgg16 takes vgg16 and vgg16-bn"
+            f"backbone 'vgg16' of {build.__name__}\n  found:  a VGG\n"
+            f"  needed: a residual net, such as resnet101{more}; faster_rcnn_vgg16 takes vgg16 and vgg16-bn"
         )
     with pytest.raises(InputError, match=r"0..5 for this trunk"):
         small(frozen_stages=6)
