@@ -235,7 +235,8 @@ def _warmup(config: ExperimentConfig, schedule: Schedule) -> ErrorWarmup:
 def load_trained(experiment: Experiment, path: str) -> None:
     """Start from a detector or classifier already trained (``load_from``), perhaps on other classes.
 
-    The layers that give one output per class are taken over only when the classes are the same.
+    The layers that give one output per class are taken over only when the classes are the same. A net with context may
+    start from one without (:meth:`resdet.engine.tasks.detection.Detection.fitted`).
 
     Raises:
         InputError: the checkpoint is of another architecture.
@@ -249,4 +250,5 @@ def load_trained(experiment: Experiment, path: str) -> None:
     same = tuple(checkpoint["meta"]["classes"]) == experiment.classes
     free = () if same else experiment.config.task.class_layers
     state = {k: v for k, v in checkpoint["state_dict"].items() if not any(fnmatch(k, pattern) for pattern in free)}
+    state = experiment.config.task.fitted(state, experiment.adapter)
     load_exactly(experiment.adapter, state, source=path, allowed_missing=free)

@@ -17,6 +17,7 @@ from resdet.engine.experiment import build_experiment, load_experiment
 from resdet.engine.hooks import StepSeed
 from resdet.engine.train import load_trained, train
 from resdet.errors import InputError
+from resdet.structures import Target
 
 
 def run(config, work_dir, *options, **how):
@@ -496,6 +497,26 @@ def test_load_from_leaves_the_class_layers_of_other_classes_as_they_were(write_c
         own = "class_logits" in name or "box_deltas" in name
         assert torch.equal(value, (before if own else wanted)[name]), name
     assert not torch.equal(before["net.roi_head.class_logits.weight"], wanted["net.roi_head.class_logits.weight"])
+
+
+def test_load_from_adds_context_to_a_detector_that_answers_as_before(det_config, trained):
+    options = ["model.context=True", "run.seed=5"]
+    experiment = build_experiment(load_config(det_config, options), load_init=False)
+    load_trained(experiment, str(trained / "last.pth"))
+    before = build_experiment(load_config(det_config, []), load_init=False)
+    load_trained(before, str(trained / "last.pth"))
+    image = torch.randint(0, 256, (3, 60, 70), dtype=torch.uint8)
+    found, wanted = (e.adapter.net.eval().predict([image])[0] for e in (experiment, before))
+    assert len(wanted.boxes)
+    for a, b in zip(found, wanted, strict=True):
+        torch.testing.assert_close(a, b)
+    logits = experiment.adapter.net.roi_head.class_logits.weight
+    images, targets = (
+        [image],
+        [Target(torch.tensor([[5.0, 5, 25, 25]]), torch.tensor([0]), torch.tensor([False]), 1, (60, 70))],
+    )
+    sum(experiment.adapter.net.train().loss(images, targets).values()).backward()
+    assert logits.grad[:, logits.shape[1] // 2 :].abs().sum() > 0  # and learns to use it
 
 
 def test_load_from_is_read_at_the_start_and_not_at_a_resume(write_config, trained, tmp_path):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from mmengine.evaluator import BaseMetric
 from mmengine.model import BaseModel
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from resdet.engine.checkpoints import read_checkpoint
@@ -86,6 +86,10 @@ class Task(ABC):
     def load(self, config: ExperimentConfig, path: str | Path) -> dict[str, Any]:
         """A trained file for a config: ``state_dict`` of the adapter and ``meta``; a checkpoint of a run."""
         return read_checkpoint(path)
+
+    def fitted(self, state: dict[str, Tensor], adapter: BaseModel) -> dict[str, Tensor]:
+        """The weights of a trained net as the start of another one (``load_from``)."""
+        return state
 
     def facts(self, config: ExperimentConfig, data: Dataset) -> dict[str, Any]:
         """What checkpoints tell besides task, classes and net, in plain values; ``data`` is the test set."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch.nn.functional as F
 from mmengine.model import BaseDataPreprocessor, BaseModel
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -32,6 +35,7 @@ from resdet.structures import Target
 if TYPE_CHECKING:
     from resdet.engine.config import ExperimentConfig
 
+logger = logging.getLogger(__name__)
 DETECTORS = (faster_rcnn_c4, faster_rcnn_fpn, faster_rcnn_vgg16)
 
 
@@ -88,6 +92,23 @@ class Detection(Task):
     def metric(self, config: ExperimentConfig, data: Dataset) -> DetectionMetric:
         """COCO's or VOC's protocol."""
         return build_detection_metric(config.metric, data.annotations, max_detections=config.test.max_detections)
+
+    def fitted(self, state: dict[str, Tensor], adapter: DetectionAdapter) -> dict[str, Tensor]:
+        """Of a detector without context for one with it: the new columns are zero, so it answers as before at first."""
+        if not adapter.net.roi_head.has_context:
+            return state
+        own = adapter.state_dict()
+        narrow = [
+            name
+            for name, weight in state.items()
+            if any(fnmatch(name, pattern) for pattern in self.class_layers)
+            and weight.ndim == 2
+            and name in own
+            and own[name].shape == (weight.shape[0], 2 * weight.shape[1])
+        ]
+        if narrow:
+            logger.info("context is added to a detector without it: the weights of its columns start at zero")
+        return state | {name: F.pad(state[name], (0, state[name].shape[1])) for name in narrow}
 
     def facts(self, config: ExperimentConfig, data: DetectionDataset) -> dict[str, Any]:
         """How the net is tested, and the ids of its classes in its data."""
