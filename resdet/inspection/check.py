@@ -94,14 +94,20 @@ def _look(path: str) -> Picture:
 
 
 def _images(split: str, data: Annotations, pictures: Sequence[Picture]) -> Iterator[Finding]:
-    names = list(data.files)
+    names, keep, anew = list(data.files), "keep one of each, or --fix OUT", "annotate them anew, or --fix OUT"
     bad = [row for row, picture in enumerate(pictures) if picture.fault]
     examples = [f"{names[row]}: {pictures[row].fault}" for row in bad]
     yield Finding("error", split, "images that do not decode", len(bad), examples, "replace them, or --fix OUT")
-    known = [(row, tuple(data.hw[row].tolist())) for row in range(len(data)) if not pictures[row].fault]
-    other = [row for row, hw in known if 0 not in hw and hw not in (pictures[row].hw, pictures[row].hw[::-1])]
+    other = [row for row, look in enumerate(pictures) if not look.fault and not _size_fits(data, row, look)]
     examples = [f"{names[row]}: {pictures[row].hw}, annotated {tuple(data.hw[row].tolist())}" for row in other]
-    yield Finding("error", split, "images of another size than annotated", len(other), examples, "annotate them anew")
+    yield Finding(
+        "error",
+        split,
+        "images of another size than annotated",
+        len(other),
+        examples,
+        "annotate them anew, or --fix OUT",
+    )
     turned = [names[row] for row, picture in enumerate(pictures) if picture.turned]
     advice = "boxes are taken as drawn on the upright image where its size says so: look at some with tools/browse.py"
     yield Finding("note", split, "images turned by EXIF", len(turned), turned, advice)
@@ -110,7 +116,9 @@ def _images(split: str, data: Annotations, pictures: Sequence[Picture]) -> Itera
         if picture.digest:
             seen.setdefault(picture.digest, []).append(name)
     twice = [" = ".join(same) for same in seen.values() if len(same) > 1]
-    yield Finding("warning", split, "images that are there twice, by content", len(twice), twice, "keep one of each")
+    yield Finding(
+        "warning", split, "images that are there twice, by content", len(twice), twice, "keep one of each, or --fix OUT"
+    )
     empty = int((np.diff(data.first) == 0).sum())
     share = f"images without objects ({empty / max(1, len(data)):.0%})"
     yield Finding("note", split, share, empty, [], "background is welcome; make sure it was not forgotten")
@@ -184,7 +192,7 @@ def _leaks(splits: Mapping[str, Annotations], pictures: Mapping[str, Sequence[Pi
         for split, data in splits.items()
     ]
     both = [f"{names[0][digest]} = {names[1][digest]}" for digest in names[0] if digest in names[1]]
-    advice = "take them out of one: figures on images that were trained on say nothing"
+    advice = "take them out of one, or --fix OUT: figures on images that were trained on say nothing"
     yield Finding("warning", "train, val", "images in both splits, by content", len(both), both, advice)
 
 
@@ -219,26 +227,42 @@ def table(findings: Sequence[Finding]) -> str:
 
 
 def repair(splits: Mapping[str, Annotations], out: Path, say: Callable[[str], None]) -> None:
-    """Write each split as a COCO file: images that decode, each once; boxes clipped, each once.
+    """Write each split as a COCO file: images that decode and have their annotated size, each once; boxes likewise.
+
+    An image that is in both splits stays in ``val`` alone.
 
     Args:
         splits: what could be read.
         out: a folder, for ``train.json`` and ``val.json``.
         say: takes a line for each repair.
     """
-    for split, data in splits.items():
+    elsewhere: set[str] = set()
+    for split in reversed(list(splits)):
+        data = splits[split]
         looks = [_look(data.path(row)) for row in range(len(data))]
-        kept = [row for row, look in enumerate(looks) if not look.fault]
-        first = {looks[row].digest: row for row in reversed(kept)}
-        rows = np.array([row for row in kept if first[looks[row].digest] == row])
-        say(f"{split}: {len(data) - len(kept)} images that do not decode and {len(kept) - len(rows)} copies left out")
+        whole = [row for row, look in enumerate(looks) if not look.fault]
+        right = [row for row in whole if _size_fits(data, row, looks[row])]
+        first = {looks[row].digest: row for row in reversed(right)}
+        once = [row for row in right if first[looks[row].digest] == row]
+        rows = np.array([row for row in once if looks[row].digest not in elsewhere], dtype=np.int64)
+        say(f"{split}: {len(data) - len(whole)} images that do not decode and {len(right) - len(once)} copies left out")
+        say(f"{split}: {len(whole) - len(right)} images of another size than annotated left out")
+        say(f"{split}: {len(once) - len(rows)} images that another split has too left out")
+        elsewhere |= first.keys()
         content = to_coco(_plain(data).select(rows))
         boxes = {(row["image_id"], row["category_id"], *row["bbox"]): row for row in content["annotations"]}
-        say(f"{split}: {len(data.written.boxes) - len(content['annotations'])} boxes without area or outside left out")
+        dropped = len(data.written.boxes) - len(data.boxes)
+        say(f"{split}: {dropped} boxes without area or outside left out")
         say(f"{split}: {len(content['annotations']) - len(boxes)} boxes that were there twice left out")
         content["annotations"] = list(boxes.values())
         write_json(out / f"{split}.json", content)
         say(f"-> {out / f'{split}.json'}, images below {data.image_root}")
+
+
+def _size_fits(data: Annotations, row: int, picture: Picture) -> bool:
+    """Whether an image has the size that its annotation tells, upright or not."""
+    hw = tuple(data.hw[row].tolist())
+    return 0 in hw or hw in (picture.hw, picture.hw[::-1])
 
 
 def _plain(data: Annotations) -> Annotations:

@@ -92,8 +92,14 @@ def test_the_tool_and_its_repairs(faulty, tmp_path, capsys):
     assert "ERROR    train: 1 images that do not decode" in told and "images that do not decode and" in told
     assert {row["severity"] for row in json.loads((tmp_path / "c.json").read_text())} == {"error", "warning", "note"}
     mended = read_coco(tmp_path / "fixed" / "train.json", faulty / "images", strict=True)
-    assert list(mended.files) == ["a.png", "b.png", "c.png", "other.png", "turned.jpg"]
-    assert len(mended.boxes) == 3  # of six: one twice, one without width, one outside but for its corner
+    assert list(mended.files) == ["a.png", "c.png", "turned.jpg"]  # b is in val, other.png of another size
+    assert len(mended.boxes) == 2  # of six: one twice, two of images left out, one without width
+    assert list(read_coco(tmp_path / "fixed" / "val.json", faulty / "images", strict=True).files) == [
+        "d.png",
+        "b again.png",
+    ]
+    assert "train: 1 images that another split has too left out" in told
+    assert "train: 1 images of another size than annotated left out" in told
 
 
 def test_a_sound_set(tmp_path, capsys):
