@@ -94,7 +94,7 @@ def _look(path: str) -> Picture:
 
 
 def _images(split: str, data: Annotations, pictures: Sequence[Picture]) -> Iterator[Finding]:
-    names, keep, anew = list(data.files), "keep one of each, or --fix OUT", "annotate them anew, or --fix OUT"
+    names = list(data.files)
     bad = [row for row, picture in enumerate(pictures) if picture.fault]
     examples = [f"{names[row]}: {pictures[row].fault}" for row in bad]
     yield Finding("error", split, "images that do not decode", len(bad), examples, "replace them, or --fix OUT")
