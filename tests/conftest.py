@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 os.environ["OMP_NUM_THREADS"] = os.environ.get("RESDET_TEST_THREADS", "1")  # of the processes that tests start
+os.environ["MKL_DYNAMIC"] = "FALSE"  # as torch.set_num_threads has it below, and MKL then rounds alike in all processes
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 
 import numpy as np
