@@ -75,6 +75,7 @@ def test_each_kind_of_net(tmp_path, kind, frame, settings):
 
 
 @pytest.mark.filterwarnings("ignore:Attempted to insert a get_attr Node:UserWarning")  # torch 2.6 opening its own file
+@pytest.mark.filterwarnings("ignore:Node .* does not reference an nn.Module:UserWarning")  # likewise
 def test_a_program_of_torch_export(tmp_path):
     net = lively_net("c4")
     predictor = Predictor([net], TestSettings(class_agnostic_nms=True, score_threshold=0.3, nms_iou=0.4))
