@@ -9,9 +9,11 @@ as long as the flip it wraps. All transforms draw from one generator made from t
 
 from __future__ import annotations
 
+import inspect
 import os
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -20,6 +22,8 @@ from resdet.errors import InputError, nearest
 
 MIN_VISIBLE = 0.1
 """Share of a box's area that must stay in the picture; less is dropped: it cannot be recognised."""
+TRIAL_SIDE = 1024
+"""Pixels of the picture that transforms are tried on; no usual crop is larger."""
 
 
 class Flip:
@@ -110,7 +114,7 @@ class Augmentation:
         table = np.concatenate([boxes / _scale(image), rows], axis=1)  # float64 keeps a flip exact
         for transform in self.transforms:
             transform.set_random_state(generator, chooser)
-            output = transform(image=image, bboxes=table)
+            output = _applied(transform, image, table)
             image, table = output["image"], output["bboxes"]
         table = np.asarray(table, dtype=np.float64).reshape(-1, 5)
         moved = table[:, :4] * _scale(image)
@@ -120,31 +124,94 @@ class Augmentation:
         return image, inside[kept], table[kept, 4].astype(np.int64)
 
 
-def check_augmentation(names: Sequence[str]) -> None:
-    """Refuse an unknown name.
+Step = str | Mapping[str, Any]
+"""One of :data:`AUGMENTATIONS`, or ``dict(type="<transform of albumentations>", ...)`` with its arguments."""
+
+
+def check_augmentation(steps: Sequence[Step]) -> None:
+    """Build the transforms once, to see whether they can be built and serve detection.
 
     Raises:
-        InputError: one of the names is not in ``AUGMENTATIONS``.
+        InputError: as :func:`augmentation`.
     """
-    for name in names:
-        if name not in AUGMENTATIONS:
-            raise InputError("augmentation", found=repr(name), needed=nearest(str(name), AUGMENTATIONS))
+    augmentation(steps)
 
 
-def augmentation(names: Sequence[str] = ("flip",)) -> Augmentation | None:
-    """The named augmentations, in the order given; None for no names.
+def augmentation(steps: Sequence[Step] = ("flip",)) -> Augmentation | None:
+    """The described augmentations, in the order given; None for none.
 
     Args:
-        names: of ``AUGMENTATIONS``: flip, vertical_flip, crop, colour.
+        steps: names of ``AUGMENTATIONS`` (flip, vertical_flip, crop, colour), or transforms of albumentations by name
+            with their arguments, as ``dict(type="RandomBrightnessContrast", p=0.2)``. Boxes follow.
 
     Raises:
-        InputError: an unknown name.
+        InputError: an unknown name or argument, a value that the transform refuses, or a transform that does not
+            return uint8 RGB or needs more than an image and its boxes.
     """
-    check_augmentation(names)
-    if not names:
+    if not steps:
         return None
     os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # or its import, seconds long, asks the network for a newer version
-    return Augmentation([transform for name in names for transform in AUGMENTATIONS[name]()])
+    return Augmentation([transform for step in steps for transform in _transforms(step)])
+
+
+def moves_boxes(steps: Sequence[Step]) -> bool:
+    """Whether a step may enlarge a part of the image: ``crop``, and what of albumentations is more than colour."""
+    return any(step == "crop" or (isinstance(step, Mapping) and not _is_colour(str(step["type"]))) for step in steps)
+
+
+def _is_colour(name: str) -> bool:
+    import albumentations
+
+    return issubclass(getattr(albumentations, name), albumentations.ImageOnlyTransform)
+
+
+def _transforms(step: Step) -> list:
+    if isinstance(step, str) and step in AUGMENTATIONS:
+        return AUGMENTATIONS[step]()
+    if not isinstance(step, Mapping) or not isinstance(step.get("type"), str):
+        needed = f"{nearest(str(step), AUGMENTATIONS)}; or dict(type='<transform of albumentations>', p=0.5, ...)"
+        raise InputError("augmentation", found=repr(step), needed=needed)
+    return [_library_transform(step["type"], {key: value for key, value in step.items() if key != "type"})]
+
+
+def _library_transform(name: str, arguments: dict[str, Any]) -> Any:
+    """A transform of albumentations, tried on a picture with a box."""
+    import albumentations
+
+    kinds = {
+        known: kind
+        for known, kind in vars(albumentations).items()
+        if inspect.isclass(kind) and issubclass(kind, albumentations.BasicTransform) and not inspect.isabstract(kind)
+    }
+    if name not in kinds:
+        raise InputError("augmentation", found=f"type={name!r}", needed=nearest(name, kinds))
+    known = [key for key in inspect.signature(kinds[name]).parameters if key not in ("always_apply", "kwargs")]
+    if strange := [key for key in arguments if key not in known]:
+        raise InputError(f"augmentation {name}", found=f"argument {strange[0]!r}", needed=nearest(strange[0], known))
+    try:
+        transform = kinds[name](**arguments)
+        trial = kinds[name](**arguments | {"p": 1.0})
+        trial.set_random_state(np.random.default_rng(0), random.Random(0))
+        picture = np.full((TRIAL_SIDE, TRIAL_SIDE, 3), 127, np.uint8)
+        output = trial(image=picture, bboxes=np.array([[0.25, 0.25, 0.75, 0.75, 0.0]]))["image"]
+    except Exception as error:  # the library's own, of pydantic, OpenCV and others
+        found = " ".join(str(error).split())
+        needed = "arguments that it takes, and a transform of images and boxes alone"
+        raise InputError(f"augmentation {name}", found=found[:200], needed=needed) from error
+    if not (isinstance(output, np.ndarray) and output.dtype == np.uint8 and output.shape[2:] == (3,)):
+        found = f"an output of {getattr(output, 'dtype', type(output).__name__)} and shape {tuple(output.shape)}"
+        needed = "uint8 RGB; the net scales and normalises its input itself"
+        raise InputError(f"augmentation {name}", found=found, needed=needed)
+    return transform
+
+
+def _applied(transform: Any, image: np.ndarray, table: np.ndarray) -> dict[str, Any]:
+    try:
+        return transform(image=image, bboxes=table)
+    except Exception as error:  # the library's own, such as of a crop that is larger than the image
+        found = f"{' '.join(str(error).split())[:200]}, of an image of {image.shape[0]}x{image.shape[1]}"
+        needed = "arguments that fit every image of the data (crops have pad_if_needed=True)"
+        raise InputError(f"augmentation {type(transform).__name__}", found=found, needed=needed) from error
 
 
 def _scale(image: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import pytest
 
-from resdet.datasets.transforms import AUGMENTATIONS, Augmentation, Flip, augmentation
+from resdet.datasets.transforms import AUGMENTATIONS, Augmentation, Flip, augmentation, moves_boxes
 from resdet.errors import InputError
 
 BOXES = np.array([[0, 0, 37, 20], [1, 2, 5, 9], [3.3, 4.7, 30.1, 18.25]], dtype=np.float32)
@@ -129,3 +129,48 @@ def test_our_flip_draws_and_gives_what_albumentations_does(image, p):
     for seed in range(20):
         for a, b in zip(ours(image, BOXES, seed), theirs(image, BOXES, seed), strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+def test_transforms_of_albumentations_by_name(image):
+    bright = augmentation([dict(type="RandomBrightnessContrast", p=1.0, brightness_limit=(0.2, 0.2), contrast_limit=0)])
+    out, boxes, kept = bright(image, BOXES, 3)
+    assert out.mean() > image.mean() + 20 and out.dtype == np.uint8
+    np.testing.assert_allclose(boxes, BOXES, rtol=1e-6)  # colour moves no box
+    turn = augmentation(["flip", dict(type="RandomRotate90", p=1.0)])
+    shapes = set()
+    for seed in range(12):
+        turned, boxes, kept = turn(image, BOXES, seed)
+        shapes.add(turned.shape[:2])
+        assert len(kept) == 3 and boxes[0] == pytest.approx([0, 0, *turned.shape[1::-1]], abs=1e-4)  # all of the image
+        again = pickle.loads(pickle.dumps(turn))(image, BOXES, seed)
+        np.testing.assert_array_equal(again[0], turned)
+    assert shapes == {(20, 37), (37, 20)}
+    assert turn(image, np.zeros((0, 4), np.float32), 0)[1].shape == (0, 4)
+
+
+def test_what_enlarges():
+    assert moves_boxes(["flip", "crop"]) and moves_boxes([dict(type="Affine", scale=(0.5, 2.0))])
+    assert not moves_boxes(["flip", "colour", dict(type="GaussNoise")])
+
+
+@pytest.mark.parametrize(
+    ("step", "words"),
+    [
+        (dict(type="RandomBrightnesContrast"), "'RandomBrightnesContrast'(.|\n)*RandomBrightnessContrast"),
+        (dict(type="GaussNoise", std_rang=(0, 1)), "argument 'std_rang'(.|\n)*std_range"),
+        (dict(type="GaussNoise", std_range=5), "augmentation GaussNoise\n  found:  (.*)std_range"),
+        (dict(type="Normalize"), "output of float32(.|\n)*uint8 RGB"),
+        (dict(type="Mosaic"), "mosaic_metadata(.|\n)*images and boxes alone"),
+        (dict(p=0.5), "type='<transform of albumentations>'"),
+        (dict(type="Compose", transforms=[]), "type='Compose'"),
+    ],
+)
+def test_wrong_transforms_are_told_before_training(step, words):
+    with pytest.raises(InputError, match=words):
+        augmentation([step])
+
+
+def test_a_crop_larger_than_an_image_is_told_when_it_comes(image):
+    crop = augmentation([dict(type="RandomCrop", height=64, width=64, p=1.0)])
+    with pytest.raises(InputError, match=r"RandomCrop(.|\n)*of an image of 20x37(.|\n)*pad_if_needed"):
+        crop(image, BOXES, 0)

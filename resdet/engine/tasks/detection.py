@@ -18,7 +18,7 @@ from resdet.cpu.folding import fold_batchnorm
 from resdet.cpu.winograd import use_winograd
 from resdet.datasets.annotations import Annotations
 from resdet.datasets.detection import DetectionDataset
-from resdet.datasets.transforms import augmentation, check_augmentation
+from resdet.datasets.transforms import augmentation, check_augmentation, moves_boxes
 from resdet.detection.build import faster_rcnn_c4, faster_rcnn_fpn, faster_rcnn_vgg16, from_checkpoint
 from resdet.detection.faster_rcnn import FasterRCNN
 from resdet.detection.settings import DetectorSettings
@@ -81,7 +81,7 @@ class Detection(Task):
         least_side = None
         if config.loader.reduce:  # the longest shorter side of an input, twice that where a crop may be half an image
             side = config.model.settings.shorter_side
-            least_side = (side if isinstance(side, int) else max(side)) * (2 if "crop" in config.augmentation else 1)
+            least_side = (side if isinstance(side, int) else max(side)) * (2 if moves_boxes(config.augmentation) else 1)
         return DetectionDataset(data, transform=augmentation(config.augmentation), least_side=least_side)
 
     def test_data(self, config: ExperimentConfig, classes: Sequence[str] | None = None) -> DetectionDataset:
