@@ -81,11 +81,14 @@ class DetectionGraph(nn.Module):
 
     def _propose(self, features: Sequence[Tensor], limits: Tensor) -> tuple[Tensor, Tensor]:
         """(N, P, 4) proposals, best first, and (N, P) whether each is one: as ``RPN.propose`` on a GPU."""
-        module, cut = self.net.rpn, self.net.rpn.test_cut
-        boxes, scores = [_rows(limits, cut.after, 0.0)[..., None].expand(-1, -1, 4)], [_rows(limits, cut.after, ABSENT)]
+        module, topk = self.net.rpn, self.net.rpn.test_topk
+        boxes, scores = (
+            [_rows(limits, topk.post_nms, 0.0)[..., None].expand(-1, -1, 4)],
+            [_rows(limits, topk.post_nms, ABSENT)],
+        )
         for feature, anchor in zip(features, grid(module.anchors, features), strict=True):
             logit, delta = _objectness(module.head, feature)
-            best, index = torch.cat([logit, _rows(limits, cut.before, ABSENT)], dim=1).topk(cut.before, dim=1)
+            best, index = torch.cat([logit, _rows(limits, topk.pre_nms, ABSENT)], dim=1).topk(topk.pre_nms, dim=1)
             index = index.clamp(max=anchor.shape[0] - 1)
             chosen = delta.gather(1, index[..., None].expand(-1, -1, 4))
             clipped = box_ops.clip(box_ops.decode(chosen, anchor[index]), limits[:, None])
@@ -93,7 +96,7 @@ class DetectionGraph(nn.Module):
             best = torch.where(whole, best, ABSENT)
             boxes.append(clipped)
             scores.append(torch.where(self.survivors(clipped, best, module.nms_iou, ABSENT), best, ABSENT))
-        best, index = torch.cat(scores, 1).topk(cut.after, dim=1)
+        best, index = torch.cat(scores, 1).topk(topk.post_nms, dim=1)
         real = best > ABSENT
         return torch.cat(boxes, 1).gather(1, index[..., None].expand(-1, -1, 4)) * real[..., None], real
 

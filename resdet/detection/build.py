@@ -21,7 +21,7 @@ from resdet.detection.losses import SMOOTH_L1_BETA
 from resdet.detection.pooling import RoIPooling
 from resdet.detection.preprocess import Preprocess
 from resdet.detection.roi_head import ClassifierEmbedding, Conv5Embedding, ConvEmbedding, RoIHead, TwoLayerEmbedding
-from resdet.detection.rpn import RPN, Cut
+from resdet.detection.rpn import RPN, TopK
 from resdet.detection.settings import (
     BackboneSettings,
     C4Settings,
@@ -149,8 +149,8 @@ def _preprocess(settings: InputSettings) -> Preprocess:
 def _rpn(
     channels: int, anchors: Anchors, settings: RPNSettings, *, beta: float = SMOOTH_L1_BETA, convs: int = 1
 ) -> RPN:
-    cuts = {"train_cut": Cut(*settings.train_proposals), "test_cut": Cut(*settings.test_proposals)}
-    return RPN(channels, anchors, beta=beta, convs=convs, **cuts)
+    counts = {"train_topk": TopK(*settings.train_proposals), "test_topk": TopK(*settings.test_proposals)}
+    return RPN(channels, anchors, beta=beta, convs=convs, **counts)
 
 
 def _pooling(side: int, strides: Sequence[int], settings: RoIHeadSettings, *, every: int = 1) -> RoIPooling:

@@ -51,12 +51,12 @@ class RPNHead(nn.Module):
         return logits, deltas
 
 
-class Cut(NamedTuple):
+class TopK(NamedTuple):
     """How many boxes the RPN keeps."""
 
-    before: int
+    pre_nms: int
     """Best anchors per level that enter NMS."""
-    after: int
+    post_nms: int
     """Best proposals per image that leave it."""
 
 
@@ -66,8 +66,8 @@ class RPN(nn.Module):
     Args:
         channels: of every feature level.
         anchors: the reference boxes.
-        train_cut: counts while training.
-        test_cut: counts at test.
+        train_topk: counts while training.
+        test_topk: counts at test.
         nms_iou: proposals of one level that overlap a better one by more are dropped.
         count: anchors per image in the loss.
         positive_fraction: their largest positive share.
@@ -80,8 +80,8 @@ class RPN(nn.Module):
         channels: int,
         anchors: Anchors,
         *,
-        train_cut: Cut,
-        test_cut: Cut,
+        train_topk: TopK,
+        test_topk: TopK,
         nms_iou: float = 0.7,
         count: int = 256,
         positive_fraction: float = 0.5,
@@ -91,7 +91,7 @@ class RPN(nn.Module):
         super().__init__()
         self.head = RPNHead(channels, anchors.per_cell, convs=convs)
         self.anchors = anchors
-        self.train_cut, self.test_cut = train_cut, test_cut
+        self.train_topk, self.test_topk = train_topk, test_topk
         self.nms_iou, self.count, self.positive_fraction, self.beta = nms_iou, count, positive_fraction, beta
 
     def forward(
@@ -113,10 +113,10 @@ class RPN(nn.Module):
 
     @torch.no_grad()
     def _propose(self, logits: list[Tensor], deltas: list[Tensor], anchors: list[Tensor], limits: Tensor) -> Proposals:
-        cut = self.train_cut if self.training else self.test_cut
+        topk = self.train_topk if self.training else self.test_topk
         boxes, scores, levels = [], [], []
         for level, (logit, delta, anchor) in enumerate(zip(logits, deltas, anchors, strict=True)):
-            best, index = logit.float().topk(min(cut.before, logit.shape[1]), dim=1)
+            best, index = logit.float().topk(min(topk.pre_nms, logit.shape[1]), dim=1)
             chosen = delta.gather(1, index[..., None].expand(-1, -1, 4))
             boxes.append(box_ops.decode(chosen, anchor[index]))
             scores.append(best)
@@ -133,7 +133,7 @@ class RPN(nn.Module):
             groups = (images * len(anchors) + levels[rows]).flatten()
             kept = box_ops.batched_nms(boxes[rows].flatten(0, 1), scores[rows].flatten(), groups, self.nms_iou)
             survives[rows].view(-1).index_fill_(0, kept, True)
-        scores, index = scores.masked_fill(~survives, float("-inf")).topk(min(cut.after, scores.shape[1]), dim=1)
+        scores, index = scores.masked_fill(~survives, float("-inf")).topk(min(topk.post_nms, scores.shape[1]), dim=1)
         valid = scores > float("-inf")
         if not valid.is_cuda:  # without a device to wait for, a shorter batch is cheaper than one fixed shape
             longest = max(1, int(valid.sum(1).max()))

@@ -86,7 +86,7 @@ class Look:
             return [boxes for boxes, _ in found[0]]
         rpn = own.net.rpn
         return [
-            merge_proposals(of_image, nms_iou=rpn.nms_iou, count=rpn.test_cut.after)
+            merge_proposals(of_image, nms_iou=rpn.nms_iou, count=rpn.test_topk.post_nms)
             for of_image in zip(*found, strict=True)
         ]
 

@@ -35,11 +35,11 @@ def test_both_train_as_much(pair):
 def test_both_settings_are_the_same(pair):
     name, theirs, ours = pair
     rpn = theirs.rpn
-    assert (ours.rpn.train_cut, ours.rpn.test_cut) == (
+    assert (ours.rpn.train_topk, ours.rpn.test_topk) == (
         (rpn._pre_nms_top_n["training"], rpn._post_nms_top_n["training"]),
         (rpn._pre_nms_top_n["testing"], rpn._post_nms_top_n["testing"]),
     )
-    assert ours.rpn.test_cut.after == 1000
+    assert ours.rpn.test_topk.post_nms == 1000
     assert ours.roi_head.count == theirs.roi_heads.fg_bg_sampler.batch_size_per_image == 512
     assert theirs.transform.min_size == (64,) and theirs.transform.max_size == 96
     assert theirs.rpn.anchor_generator.num_anchors_per_location()[0] == (15 if name == "r50_c4" else 3)
@@ -103,5 +103,5 @@ def test_a_foreign_twin_takes_weights_settings_and_size():
     ours = FRAMEWORKS["detectron2"][1].twin(theirs, "r50_fpn", HW)
     assert_close(ours.state_dict()["rpn.head.conv.weight"], state["proposal_generator.rpn_head.conv.weight"])
     assert (ours.preprocess.shorter_side, ours.preprocess.longer_side) == ((64,), 96)
-    assert ours.rpn.train_cut == (2000, 1000)
+    assert ours.rpn.train_topk == (2000, 1000)
     assert isinstance(Foreign("detectron2", state).state, dict)

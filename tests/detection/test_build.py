@@ -6,7 +6,7 @@ import torch
 from resdet.backbones.frozen import FrozenBatchNorm
 from resdet.detection.build import faster_rcnn_c4, faster_rcnn_fpn
 from resdet.detection.faster_rcnn import Suppression
-from resdet.detection.rpn import Cut
+from resdet.detection.rpn import TopK
 from resdet.errors import InputError
 from resdet.structures import Target
 
@@ -56,7 +56,7 @@ def test_c4_settings_arrive():
     net = faster_rcnn_c4(backbone="resnet18", num_classes=20, background_iou=[0.1, 0.5], pooling="align")
     rpn, head = net.rpn, net.roi_head
     assert net.preprocess.shorter_side == (600,) and net.preprocess.longer_side == 1000  # appendix A
-    assert (rpn.train_cut, rpn.test_cut) == (Cut(12000, 2000), Cut(6000, 300))
+    assert (rpn.train_topk, rpn.test_topk) == (TopK(12000, 2000), TopK(6000, 300))
     assert rpn.anchors.strides == (16,) and rpn.anchors.per_cell == 12
     assert (head.pooling.method, head.pooling.strides, head.pooling.side) == ("align", (16,), 14)
     assert (head.count, head.background_iou, head.beta) == (128, (0.1, 0.5), 1.0)
@@ -68,7 +68,7 @@ def test_fpn_settings_arrive():
     net = faster_rcnn_fpn(backbone="resnet18-half", num_classes=7, box_beta=0.5, nms_iou=0.4, pyramid_channels=8)
     rpn, head = net.rpn, net.roi_head
     assert net.preprocess.shorter_side == (800,) and net.preprocess.longer_side == 1333
-    assert (rpn.train_cut, rpn.test_cut) == (Cut(2000, 2000), Cut(1000, 1000))
+    assert (rpn.train_topk, rpn.test_topk) == (TopK(2000, 2000), TopK(1000, 1000))
     assert rpn.anchors.strides == (4, 8, 16, 32, 64) and rpn.anchors.per_cell == 3
     assert (head.pooling.method, head.pooling.strides, head.pooling.side) == ("align", (4, 8, 16, 32), 7)
     assert head.pooling.half_pixel and head.num_classes == net.num_classes == 7

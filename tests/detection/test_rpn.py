@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from resdet.detection.anchors import Anchors
 from resdet.detection.matching import pad_targets
-from resdet.detection.rpn import RPN, Cut, RPNHead
+from resdet.detection.rpn import RPN, RPNHead, TopK
 from resdet.errors import InputError
 from resdet.structures import Target
 
@@ -33,13 +33,13 @@ class Said(nn.Module):
         return self.logits, self.deltas
 
 
-ALL = Cut(100, 100)
+ALL = TopK(100, 100)
 
 
-def square_rpn(*sizes: int, cut: Cut = ALL, **settings) -> RPN:
+def square_rpn(*sizes: int, cut: TopK = ALL, **settings) -> RPN:
     """One square anchor per cell; level i has stride 16 * 2^i."""
     anchors = Anchors([(s,) for s in sizes], [16 * 2**i for i in range(len(sizes))], ratios=(1.0,))
-    return RPN(4, anchors, train_cut=cut, test_cut=cut, **settings)
+    return RPN(4, anchors, train_topk=cut, test_topk=cut, **settings)
 
 
 def maps(images: int, *sides: tuple[int, int]) -> list[torch.Tensor]:
@@ -121,9 +121,9 @@ def test_levels_do_not_suppress_each_other():
     assert_close(found.boxes[0, 0], found.boxes[0, 1])
 
 
-def test_cuts():
-    rpn = square_rpn(8, 8, cut=Cut(before=2, after=3))
-    rpn.test_cut = Cut(before=1, after=5)
+def test_topks():
+    rpn = square_rpn(8, 8, cut=TopK(pre_nms=2, post_nms=3))
+    rpn.test_topk = TopK(pre_nms=1, post_nms=5)
     rpn.head = Said([torch.tensor([[1.0, 9, 7, 5]]), torch.tensor([[2.0, 8, 6, 4]])])
     features = maps(1, (1, 4), (1, 4))
     assert_close(rpn(features, limits((64, 256)))[0].scores, torch.tensor([[9.0, 8, 7]]))  # two of each, then three
@@ -133,7 +133,7 @@ def test_cuts():
 def test_a_batch_is_its_images():
     torch.manual_seed(0)
     anchors = Anchors([(16, 24), (32, 48)], [8, 16])
-    rpn = RPN(4, anchors, train_cut=Cut(60, 40), test_cut=Cut(60, 40)).eval()
+    rpn = RPN(4, anchors, train_topk=TopK(60, 40), test_topk=TopK(60, 40)).eval()
     nn.init.normal_(rpn.head.objectness.weight, std=5)
     nn.init.normal_(rpn.head.deltas.weight, std=5)
     features, sizes = maps(3, (8, 10), (4, 5)), limits((64, 80), (40, 64), (10, 12))

@@ -15,7 +15,7 @@ from resdet.backbones.vgg import VGG
 from resdet.detection.build import faster_rcnn_c4, faster_rcnn_fpn, faster_rcnn_vgg16
 from resdet.detection.faster_rcnn import Suppression
 from resdet.detection.roi_head import ClassifierEmbedding
-from resdet.detection.rpn import Cut
+from resdet.detection.rpn import TopK
 from resdet.errors import InputError
 from resdet.inference.predictor import Predictor
 from resdet.inference.settings import TestSettings
@@ -91,7 +91,7 @@ def test_full_size():
         coco = faster_rcnn_vgg16(backbone="vgg16-bn", num_classes=80)
     rpn, head = net.rpn, net.roi_head
     assert net.preprocess.shorter_side == (600,) and net.preprocess.longer_side == 1000
-    assert (rpn.train_cut, rpn.test_cut) == (Cut(12000, 2000), Cut(6000, 300))
+    assert (rpn.train_topk, rpn.test_topk) == (TopK(12000, 2000), TopK(6000, 300))
     assert rpn.anchors.strides == (16,) and rpn.anchors.per_cell == 9 and rpn.head.conv.in_channels == 512
     assert coco.rpn.anchors.per_cell == 12
     assert (head.pooling.method, head.pooling.strides, head.pooling.side) == ("pool", (16,), 7)

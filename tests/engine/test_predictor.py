@@ -161,7 +161,7 @@ def test_overrides_of_testing_reach_every_member(det_config, write_config, last,
     said = ["model.shorter_side=40", "model.test_proposals=(20,7)", "model.score_threshold=0.3", "model.init=None"]
     options = [*said, f"test.ensemble=({str(last)!r},)"]
     nets = load_experiment(load_config(det_config, options), last).adapter.net.nets
-    assert [(net.preprocess.test_side, net.rpn.test_cut.after) for net in nets] == [(40, 7)] * 2
+    assert [(net.preprocess.test_side, net.rpn.test_topk.post_nms) for net in nets] == [(40, 7)] * 2
     assert [net.preprocess.test_side for net in Detector(det_config, last, options=options).net.nets] == [40, 40]
     # What the config of the first says itself is of the first alone.
     text = det_config.read_text()

@@ -111,7 +111,7 @@ def propose_slowly(
     for _, box in sorted(found, key=lambda pair: -pair[0]):
         if all(box_ops.iou(box[None], other[None]) <= net.rpn.nms_iou for other in kept):
             kept.append(box)
-    return kept[: net.rpn.test_cut.after]
+    return kept[: net.rpn.test_topk.post_nms]
 
 
 def score_slowly(
