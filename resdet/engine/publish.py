@@ -67,7 +67,7 @@ def publish_classifier(experiment: Experiment, work_dir: Path, metrics: dict[str
     if distributed.rank() == 0:
         rounded = {parameter.data_ptr() for parameter in half}
         state = {k: v.half() if v.data_ptr() in rounded else v for k, v in experiment.net.net.state_dict().items()}
-        path = publish(work_dir / f"{name}.safetensors", state, facts)
+        path = publish(work_dir / f"{name.rpartition('/')[2]}.safetensors", state, facts)  # timm/NAME is NAME
         record = provenance(config.filename, path, seed=config.run.seed, config_text=config.text)
         both = {"figures": metrics, "published": published}
         error, seconds = 100 * published["top1_error"], time.perf_counter() - began

@@ -87,11 +87,14 @@ def test_names_are_those_of_the_classifier(tmp_path):
     assert init_backbone("timm/regnety_002", path, num_classes=5, new_classifier=True).head.fc.out_features == 5
 
 
-def test_trained_saved_and_evaluated(det_config, tmp_path):
-    path = tmp_path / "levels.py"
-    path.write_text(det_config.read_text().replace('backbone="resnet18-half"', 'backbone="timm/convnext_atto"'))
+def test_classifier_and_detector_are_trained_saved_and_evaluated(cls_config, det_config, tmp_path):
+    paths = [tmp_path / "cls.py", tmp_path / "det.py"]
+    for path, source in zip(paths, (cls_config, det_config), strict=True):
+        path.write_text(source.read_text().replace('backbone="resnet18-half"', 'backbone="timm/convnext_atto"'))
     short = ["schedule.length=2", "schedule.validate_every=2", "schedule.milestones=()", "optimizer.type=AdamW"]
-    config = load_config(path, [*short, "optimizer.lr=0.0005"])
+    train(load_config(paths[0], short), work_dir=tmp_path / "cls")
+    weights, path = tmp_path / "cls" / "convnext_atto.safetensors", paths[1]
+    config = load_config(path, [*short, "optimizer.lr=0.0005", f"model.init={weights}"])
     figures = train(config, work_dir=tmp_path / "run")
     again = evaluate(load_experiment(load_config(path), tmp_path / "run" / "last.pth"))
     assert again == pytest.approx(figures, abs=1e-9)

@@ -151,7 +151,7 @@ class Classification(Task):
     metrics = ("classification",)
     test_settings = ClassifierTest
     builders = CLASSIFIERS
-    class_layers = ("net.net.fc.*", "net.net.classifier.6.*")
+    class_layers = tuple(f"net.net.{name}.{leaf}" for name in CLASS_LAYERS for leaf in ("weight", "bias"))
 
     def load(self, config: ExperimentConfig, path: str | Path) -> dict[str, Any]:
         """A checkpoint of a run, a published file, or a state dict of torchvision, timm or others."""
