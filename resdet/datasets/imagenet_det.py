@@ -80,14 +80,9 @@ def read_imagenet_det(
     hw[rows] = records.hw
     records = records._replace(hw=hw, rows=rows[records.rows])
     synsets = _synsets(classes, records.names, source)
-    return annotations_of(
-        records.of_boxes(np.isin(records.names, list(synsets))),
-        files,
-        classes=list(synsets.values()),
-        synsets=list(synsets),
-        source=source,
-        root=image_root,
-    )
+    matching = records.of_boxes(np.isin(records.names, list(synsets)))
+    names = {"classes": list(synsets.values()), "synsets": list(synsets)}
+    return annotations_of(matching, files, **names, source=source, root=image_root)
 
 
 class _Tree:

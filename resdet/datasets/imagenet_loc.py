@@ -19,7 +19,15 @@ import numpy as np
 
 from resdet.datasets.annotations import Annotations, FileNames
 from resdet.datasets.folder import SUFFIXES
-from resdet.datasets.ilsvrc import annotations_of, ilsvrc_folder, list_path, names_below, read_list, read_records
+from resdet.datasets.ilsvrc import (
+    Records,
+    annotations_of,
+    ilsvrc_folder,
+    list_path,
+    names_below,
+    read_list,
+    read_records,
+)
 from resdet.errors import InputError, listed, nearest
 from resdet.files import kept_path
 
@@ -83,7 +91,25 @@ def read_imagenet_loc(
         if not class_names or len(set(class_names)) < len(class_names):
             raise InputError(f"classes of {source}", found=class_names, needed="one or more names, each once")
         files = [file for file in files if not os.path.dirname(file) or os.path.dirname(file) in set(class_names)]
+    annotated = _with_annotations(files, xml_root)
+    records = read_records(
+        [os.path.join(image_root, file) for file, _ in annotated],
+        [os.path.join(xml_root, xml) for _, xml in annotated],
+        kept_as=kept_path(folder, f"{TASK}.{split}"),
+    )
+    own = _own_classes(annotated, records)
+    class_names = sorted(set(own) - {""}) if class_names is None else class_names
+    if classes is None:
+        _check_known(own, class_names, [os.path.join(xml_root, xml) for _, xml in annotated])
+    of_class = np.isin(own, class_names)
+    matching = records.of_boxes((records.names == np.array(own, dtype=str)[records.rows]) & of_class[records.rows])
+    named = [file for file, _ in annotated]
+    found = annotations_of(matching, named, classes=class_names, synsets=class_names, source=source, root=image_root)
+    return _with_boxes(found, f"{len(files) - len(annotated)} without an annotation file", wanted=len(files))
 
+
+def _with_annotations(files: Sequence[str], xml_root: str) -> list[tuple[str, str]]:
+    """Each image with its annotation file, in the same folder or alone of its name; those without one are left out."""
     xmls = {name[:-4]: name for name in names_below(xml_root, (".xml",))}
     times = Counter(map(os.path.basename, xmls))
     alone = {base: name for stem, name in xmls.items() for base in [os.path.basename(stem)] if times[base] == 1}
@@ -92,33 +118,23 @@ def read_imagenet_loc(
         for file in files
         for stem in [_stem(file)]
     ]
-    annotated = [(file, xml) for file, xml in pairs if xml is not None]
-    records = read_records(
-        [os.path.join(image_root, file) for file, _ in annotated],
-        [os.path.join(xml_root, xml) for _, xml in annotated],
-        kept_as=kept_path(folder, f"{TASK}.{split}"),
-    )
+    return [(file, xml) for file, xml in pairs if xml is not None]
+
+
+def _own_classes(annotated: Sequence[tuple[str, str]], records: Records) -> list[str]:
+    """The class of each image: its folder or, without one, that of its first box; of an image without boxes, none."""
     begins = np.searchsorted(records.rows, np.arange(len(annotated)))
     own = [os.path.dirname(file) for file, _ in annotated]
     for row in np.unique(records.rows):
         own[row] = own[row] or str(records.names[begins[row]])
-    if class_names is None:
-        class_names = sorted(set(own) - {""})
+    return own
+
+
+def _check_known(own: Sequence[str], class_names: Sequence[str], xmls: Sequence[str]) -> None:
     known = set(class_names)
-    for (_, xml), name in zip(annotated, own, strict=True):
-        if classes is None and name and name not in known:
-            raise InputError(os.path.join(xml_root, xml), found=f"class {name!r}", needed=nearest(name, class_names))
-    of_class = np.isin(own, class_names)
-    matching = records.of_boxes((records.names == np.array(own, dtype=str)[records.rows]) & of_class[records.rows])
-    found = annotations_of(
-        matching,
-        [file for file, _ in annotated],
-        classes=class_names,
-        synsets=class_names,
-        source=source,
-        root=image_root,
-    )
-    return _with_boxes(found, f"{len(pairs) - len(annotated)} without an annotation file", wanted=len(pairs))
+    for xml, name in zip(xmls, own, strict=True):
+        if name and name not in known:
+            raise InputError(xml, found=f"class {name!r}", needed=nearest(name, class_names))
 
 
 def _stem(file: str) -> str:

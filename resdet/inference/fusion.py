@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from resdet import boxes as box_ops
 from resdet.detection.soft_nms import group_table
@@ -57,20 +58,7 @@ def fuse(
     images = torch.arange(count, device=device).repeat(len(views)).repeat_interleave(lengths)
 
     table = group_table(scores, images if class_agnostic else labels * count + images)
-    # What the r-th box of a group founds has column r; elsewhere stand zero boxes, which overlap nothing.
-    fused = boxes.new_zeros((*table.shape, 4), dtype=torch.float64)
-    weight = fused.new_zeros(table.shape)
-    members = torch.zeros_like(table)
-    for rank, rows in enumerate((table >= 0).sum(0).tolist()):  # so many groups have a box of this rank, on top
-        mine = table[:rows, rank]
-        box, score = boxes[mine].double(), scores[mine].double()
-        score = score.clamp(min=torch.finfo(score.dtype).tiny)  # a founder of score 0 must not divide by 0
-        overlap, place = box_ops.iou(box[:, None], fused[:rows, : rank + 1])[:, 0].max(1)
-        at = torch.arange(rows, device=device), torch.where(overlap > iou, place, rank)
-        members[at] += 1
-        weight[at] += score
-        fused[at] += (score / weight[at])[:, None] * (box - fused[at])
-
+    fused, weight, members = _joined(table, boxes, scores, iou)
     founded = members > 0
     founders, total = table[founded], members[founded]
     merged = (weight[founded] / total * total.clamp(max=len(views)) / len(views)).to(scores.dtype)
@@ -84,3 +72,21 @@ def fuse(
         mine = torch.where(images[founders] == n)[0][:max_per_image]
         answers.append(Detections(places[mine], merged[mine], labels[founders[mine]]))
     return answers
+
+
+def _joined(table: Tensor, boxes: Tensor, scores: Tensor, iou: float) -> tuple[Tensor, Tensor, Tensor]:
+    """The fused boxes of each group, the sums of their members' scores and the members' numbers, by founder's rank."""
+    # What the r-th box of a group founds has column r; elsewhere stand zero boxes, which overlap nothing.
+    fused = boxes.new_zeros((*table.shape, 4), dtype=torch.float64)
+    weight = fused.new_zeros(table.shape)
+    members = torch.zeros_like(table)
+    for rank, rows in enumerate((table >= 0).sum(0).tolist()):  # so many groups have a box of this rank, on top
+        mine = table[:rows, rank]
+        box, score = boxes[mine].double(), scores[mine].double()
+        score = score.clamp(min=torch.finfo(score.dtype).tiny)  # a founder of score 0 must not divide by 0
+        overlap, place = box_ops.iou(box[:, None], fused[:rows, : rank + 1])[:, 0].max(1)
+        at = torch.arange(rows, device=boxes.device), torch.where(overlap > iou, place, rank)
+        members[at] += 1
+        weight[at] += score
+        fused[at] += (score / weight[at])[:, None] * (box - fused[at])
+    return fused, weight, members
