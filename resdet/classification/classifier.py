@@ -31,6 +31,9 @@ class Classifier(nn.Module):
         window: side of the net's last map in training, for the fully convolutional form of :meth:`predict`.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self,
         net: nn.Module,

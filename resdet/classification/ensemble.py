@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -40,10 +41,13 @@ class Ensemble(nn.Module):
         Raises:
             InputError: the nets differ in their number of classes; with ``flip``, images that are lists of views.
         """
-        if self.flip and not isinstance(images, Tensor):
-            raise InputError("flip", found="whole images, which are mirrored already", needed="one crop of each")
-        looks = [images, images.flip(-1)] if self.flip else [images]
-        scores = [classifier.predict(look) for classifier in self.classifiers for look in looks]
+        looks = [images]
+        if self.flip:
+            if not isinstance(images, Tensor):
+                raise InputError("flip", found="whole images, which are mirrored already", needed="one crop of each")
+            looks.append(images.flip(-1))
+        nets = cast(Sequence[Classifier], self.classifiers)
+        scores = [classifier.predict(look) for classifier in nets for look in looks]
         if len({score.shape for score in scores}) > 1:
             found = f"nets of {', '.join(str(score.shape[1]) for score in scores)} classes"
             raise InputError("Ensemble", found=found, needed="the same number of classes in each")

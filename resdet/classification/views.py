@@ -51,8 +51,9 @@ def dense_logits(net: nn.Module, images: Tensor, *, window: int = WINDOW) -> Ten
     Raises:
         InputError: the net is of neither kind.
     """
-    if hasattr(net, "score_map"):
-        return net.score_map(images).mean(dim=(2, 3))
+    score_map = getattr(net, "score_map", None)
+    if callable(score_map):
+        return score_map(images).mean(dim=(2, 3))
     calls = []
 
     def pool_windows(_: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:

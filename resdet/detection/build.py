@@ -6,21 +6,27 @@ Configs name these functions; their settings are in :mod:`resdet.detection.setti
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-from torch import nn
+from typing import cast
 
 from resdet.backbones.families import Family, family_of
 from resdet.backbones.fpn import FPN
 from resdet.backbones.frozen import freeze_batchnorm
 from resdet.backbones.registry import BACKBONES
-from resdet.backbones.trunk import freeze_stages, take_stride
+from resdet.backbones.trunk import FeatureExtractor, freeze_stages, take_stride
 from resdet.backbones.weights import init_backbone
 from resdet.detection.anchors import Anchors
 from resdet.detection.faster_rcnn import FasterRCNN, LastLevel, Suppression
 from resdet.detection.losses import SMOOTH_L1_BETA
 from resdet.detection.pooling import RoIPooling
 from resdet.detection.preprocess import Preprocess
-from resdet.detection.roi_head import ClassifierEmbedding, Conv5Embedding, ConvEmbedding, RoIHead, TwoLayerEmbedding
+from resdet.detection.roi_head import (
+    ClassifierEmbedding,
+    Conv5Embedding,
+    ConvEmbedding,
+    Embedding,
+    RoIHead,
+    TwoLayerEmbedding,
+)
 from resdet.detection.rpn import RPN, TopK
 from resdet.detection.settings import (
     BackboneSettings,
@@ -77,10 +83,15 @@ def faster_rcnn_fpn(settings: PyramidSettings) -> FasterRCNN:
     freeze_stages(trunk, settings.frozen_stages)
     channels = settings.pyramid_channels
     fpn = FPN(trunk.channels, channels, strides=trunk.strides, batchnorm=settings.batchnorm)
-    how = {"rounded": settings.rounded_anchors, "inferred_strides": settings.inferred_strides}
-    anchors = Anchors([(size,) for size in settings.anchor_sizes], fpn.strides, **how)
+    anchors = Anchors(
+        [(size,) for size in settings.anchor_sizes],
+        fpn.strides,
+        rounded=settings.rounded_anchors,
+        inferred_strides=settings.inferred_strides,
+    )
     rpn = _rpn(channels, anchors, settings, beta=settings.box_beta, convs=settings.rpn_convs)
     width, convs = settings.head_width, settings.head_convs
+    embedding: Embedding
     if convs:
         embedding = ConvEmbedding(channels, 7, width=width, convs=convs, batchnorm=settings.batchnorm)
     else:
@@ -121,7 +132,7 @@ def from_checkpoint(
 
 
 def _single_level(
-    settings: SingleLevelSettings, trunk: nn.Module, pooling: RoIPooling, embedding: nn.Module
+    settings: SingleLevelSettings, trunk: FeatureExtractor, pooling: RoIPooling, embedding: Embedding
 ) -> FasterRCNN:
     """A detector on the trunk's last map."""
     anchors = Anchors([tuple(settings.anchor_sizes)], trunk.strides[-1:], rounded=settings.rounded_anchors)
@@ -142,27 +153,38 @@ def _family(settings: BackboneSettings, builder: str) -> Family:
 
 
 def _preprocess(settings: InputSettings) -> Preprocess:
-    how = {"antialias": settings.antialias, "rounding": settings.rounding, "multiple": settings.multiple}
-    return Preprocess(settings.shorter_side, settings.longer_side, **how)
+    return Preprocess(
+        settings.shorter_side,
+        settings.longer_side,
+        antialias=settings.antialias,
+        rounding=settings.rounding,
+        multiple=settings.multiple,
+    )
 
 
 def _rpn(
     channels: int, anchors: Anchors, settings: RPNSettings, *, beta: float = SMOOTH_L1_BETA, convs: int = 1
 ) -> RPN:
-    counts = {"train_topk": TopK(*settings.train_proposals), "test_topk": TopK(*settings.test_proposals)}
-    return RPN(channels, anchors, beta=beta, convs=convs, **counts)
+    train_topk, test_topk = TopK(*settings.train_proposals), TopK(*settings.test_proposals)
+    return RPN(channels, anchors, beta=beta, convs=convs, train_topk=train_topk, test_topk=test_topk)
 
 
 def _pooling(side: int, strides: Sequence[int], settings: RoIHeadSettings, *, every: int = 1) -> RoIPooling:
-    how = {"method": settings.pooling, "half_pixel": settings.half_pixel, "samples": settings.align_samples}
-    return RoIPooling(side, strides, every=every, **how)
+    return RoIPooling(
+        side,
+        strides,
+        every=every,
+        method=settings.pooling,
+        half_pixel=settings.half_pixel,
+        samples=settings.align_samples,
+    )
 
 
-def _roi_head(pooling: RoIPooling, embedding: nn.Module, settings: DetectorSettings) -> RoIHead:
+def _roi_head(pooling: RoIPooling, embedding: Embedding, settings: DetectorSettings) -> RoIHead:
     return RoIHead(
         pooling,
         embedding,
-        num_classes=settings.num_classes,
+        num_classes=cast(int, settings.num_classes),  # takes_settings refuses None
         class_agnostic=settings.class_agnostic,
         context=settings.context,
         count=settings.rois_per_image,

@@ -6,6 +6,7 @@ Both stages use the same two steps, for a whole batch at once and with shapes th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -79,13 +80,13 @@ def match(
         best_for_each: an object's best candidates are positive whatever their IoU (Ren 2015, rule i), each for the
             object it itself overlaps most.
     """
-    how = {"positive_iou": positive_iou, "background_iou": background_iou, "best_for_each": best_for_each}
     at_once = max(1, PAIRS // (targets.boxes.shape[1] * candidates.shape[-2]))
     if at_once < len(targets.boxes):
         some = [slice(first, first + at_once) for first in range(0, len(targets.boxes), at_once)]
         own = [candidates if candidates.dim() == 2 else candidates[rows] for rows in some]
         truth = [PaddedTargets(*(part[rows] for part in targets)) for rows in some]
-        parts = [match(c, t, **how) for c, t in zip(own, truth, strict=True)]
+        each = partial(match, positive_iou=positive_iou, background_iou=background_iou, best_for_each=best_for_each)
+        parts = [each(c, t) for c, t in zip(own, truth, strict=True)]
         return Matches(*map(torch.cat, zip(*parts, strict=True)))
     overlap = box_ops.iou(targets.boxes, candidates).mul_(targets.real[..., None])  # (N, G, M)
     best, index = overlap.max(dim=1)
@@ -104,7 +105,7 @@ def match(
 class Sample(NamedTuple):
     """Rows drawn from each image's candidates, positives first. Unused places are marked, not left out."""
 
-    index: Tensor
+    rows: Tensor
     """(N, S) into M."""
     positive: Tensor
     """(N, S) bool."""

@@ -63,8 +63,18 @@ class RoIPooling(nn.Module):
         used = features[: len(self.strides)]
         if self.method == "align" and self.samples:
             wide = [f.float() for f in used]  # weights of bfloat16 do not add up to one
-            how = {"side": self.side, "samples": self.samples, "half_pixel": self.half_pixel, "every": self.every}
-            return roi_align_rows(wide, boxes, images, levels, strides=self.strides, **how).to(used[0].dtype)
+            pooled = roi_align_rows(
+                wide,
+                boxes,
+                images,
+                levels,
+                strides=self.strides,
+                side=self.side,
+                samples=self.samples,
+                half_pixel=self.half_pixel,
+                every=self.every,
+            )
+            return pooled.to(used[0].dtype)
         rois = torch.cat([images[:, None].to(boxes.dtype), boxes], dim=1)
         if len(used) == 1:
             return self._pool(used[0], rois, self.strides[0])

@@ -35,6 +35,9 @@ class Preprocess(nn.Module):
         multiple: the padded batch is a multiple of this, so that C2 .. C5 have whole cells (P6 rounds up).
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self,
         shorter_side: int | Sequence[int],
@@ -93,13 +96,14 @@ class Preprocess(nn.Module):
                     "image", found=f"{image.dtype} of shape {tuple(image.shape)}", needed="uint8 RGB (3, H, W), 0-255"
                 )
             pixels = (image.to(self.mean.device, non_blocking=True).float() - self.mean) / self.std
-            size = self.size(tuple(image.shape[1:]), side, longer_side)
+            size = self.size((image.shape[1], image.shape[2]), side, longer_side)
             ready.append(F.interpolate(pixels[None], size, mode="bilinear", antialias=self.antialias)[0])
         height, width = (-(-max(r.shape[axis] for r in ready) // self.multiple) * self.multiple for axis in (1, 2))
         batch = ready[0].new_zeros((len(ready), 3, height, width)).contiguous(memory_format=torch.channels_last)
         for place, pixels in zip(batch, ready, strict=True):
             place[:, : pixels.shape[1], : pixels.shape[2]] = pixels
-        return ImageBatch(batch, [tuple(r.shape[1:]) for r in ready], [tuple(i.shape[1:]) for i in images])
+        sizes = ([(i.shape[1], i.shape[2]) for i in some] for some in (ready, images))
+        return ImageBatch(batch, *sizes)
 
     def move_targets(self, targets: Sequence[Target], batch: ImageBatch) -> list[Target]:
         """Targets of the sample frame in the input frame."""

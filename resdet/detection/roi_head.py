@@ -18,7 +18,13 @@ from resdet.errors import InputError
 from resdet.structures import Proposals, ScoredBoxes
 
 
-class TwoLayerEmbedding(nn.Module):
+class Embedding(nn.Module):
+    """Regions of (R, C, side, side) to (R, width) vectors."""
+
+    width: int
+
+
+class TwoLayerEmbedding(Embedding):
     """FPN's head: two fully connected layers with ReLU over the flattened region."""
 
     def __init__(self, channels: int, side: int, *, width: int = 1024) -> None:
@@ -35,7 +41,7 @@ class TwoLayerEmbedding(nn.Module):
         return F.relu(self.fc7(F.relu(self.fc6(pooled.flatten(1)))))
 
 
-class ConvEmbedding(nn.Module):
+class ConvEmbedding(Embedding):
     """The head of torchvision's second version: 3x3 convolutions of one width, then one fully connected layer.
 
     Raises:
@@ -47,24 +53,26 @@ class ConvEmbedding(nn.Module):
         if convs < 1:
             raise InputError("convolutions of the box head", found=convs, needed="1 or more; 0 for two linear layers")
         layers = [nn.Conv2d(channels, channels, 3, padding=1, bias=not batchnorm) for _ in range(convs)]
-        norms = [[nn.BatchNorm2d(channels)] if batchnorm else [] for _ in layers]
-        self.convs = nn.ModuleList(nn.Sequential(conv, *norm) for conv, norm in zip(layers, norms, strict=True))
+        self.convs = nn.ModuleList(
+            nn.Sequential(conv, *([nn.BatchNorm2d(channels)] if batchnorm else [])) for conv in layers
+        )
         self.fc6 = nn.Linear(channels * side * side, width)
         self.width = width
-        for layer in layers:
-            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+        for conv in layers:
+            nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+            if conv.bias is not None:
+                nn.init.zeros_(conv.bias)
         nn.init.kaiming_uniform_(self.fc6.weight, a=1)
-        for layer in (self.fc6, *([] if batchnorm else layers)):
-            nn.init.zeros_(layer.bias)
+        nn.init.zeros_(self.fc6.bias)
 
     def forward(self, pooled: Tensor) -> Tensor:
         """(R, C, side, side) to (R, width)."""
         for layers in self.convs:
-            pooled = conv_relu(pooled, *layers)
+            pooled = conv_relu(pooled, *layers.children())
         return F.relu(self.fc6(pooled.flatten(1)))
 
 
-class ClassifierEmbedding(nn.Module):
+class ClassifierEmbedding(Embedding):
     """VGG's head: fc6 and fc7 of the classifier, each with ReLU and, in training, dropout (Ren 2015)."""
 
     def __init__(self, fc6: nn.Linear, fc7: nn.Linear, *, dropout: float) -> None:
@@ -78,7 +86,7 @@ class ClassifierEmbedding(nn.Module):
         return self.dropout(F.relu(self.fc7(x)))
 
 
-class Conv5Embedding(nn.Module):
+class Conv5Embedding(Embedding):
     """The paper's head: conv5_x on each region, then global average pooling, "in place of VGG's fc layers"."""
 
     def __init__(self, conv5: nn.Module, width: int) -> None:
@@ -129,7 +137,7 @@ class RoIHead(nn.Module):
 
     Args:
         pooling: regions to (R, C, side, side).
-        embedding: those to (R, D) vectors; has ``width`` = D.
+        embedding: those to (R, D) vectors.
         num_classes: K, without background.
         class_agnostic: one box per region instead of one per class.
         context: classify each region beside its whole image (:mod:`resdet.detection.context`).
@@ -142,7 +150,7 @@ class RoIHead(nn.Module):
     def __init__(
         self,
         pooling: nn.Module,
-        embedding: nn.Module,
+        embedding: Embedding,
         *,
         num_classes: int,
         class_agnostic: bool = False,
@@ -184,9 +192,9 @@ class RoIHead(nn.Module):
         legal = torch.cat([proposals.valid, targets.real], dim=1)
         kind = torch.where(legal, matches.kind, NEITHER)
         drawn = sample(kind, count=self.count, positive_fraction=self.positive_fraction)
-        objects = matches.target.gather(1, drawn.index)
+        objects = matches.target.gather(1, drawn.rows)
         labels = torch.where(drawn.positive, targets.labels.gather(1, objects), self.num_classes)
-        pick = drawn.index[..., None].expand(-1, -1, 4)
+        pick = drawn.rows[..., None].expand(-1, -1, 4)
         images = torch.arange(len(labels), device=labels.device)[:, None].expand_as(labels)
         return RoISample(
             boxes=candidates.gather(1, pick).flatten(0, 1),

@@ -114,15 +114,15 @@ class RPN(nn.Module):
     @torch.no_grad()
     def _propose(self, logits: list[Tensor], deltas: list[Tensor], anchors: list[Tensor], limits: Tensor) -> Proposals:
         topk = self.train_topk if self.training else self.test_topk
-        boxes, scores, levels = [], [], []
+        of_boxes, of_scores, of_levels = [], [], []
         for level, (logit, delta, anchor) in enumerate(zip(logits, deltas, anchors, strict=True)):
             best, index = logit.float().topk(min(topk.pre_nms, logit.shape[1]), dim=1)
             chosen = delta.gather(1, index[..., None].expand(-1, -1, 4))
-            boxes.append(box_ops.decode(chosen, anchor[index]))
-            scores.append(best)
-            levels.append(torch.full_like(index, level))
-        boxes = box_ops.clip(torch.cat(boxes, 1), limits[:, None])
-        scores, levels = torch.cat(scores, 1), torch.cat(levels, 1)
+            of_boxes.append(box_ops.decode(chosen, anchor[index]))
+            of_scores.append(best)
+            of_levels.append(torch.full_like(index, level))
+        boxes = box_ops.clip(torch.cat(of_boxes, 1), limits[:, None])
+        scores, levels = torch.cat(of_scores, 1), torch.cat(of_levels, 1)
         sides = boxes[..., 2:] - boxes[..., :2]
         scores = scores.masked_fill((sides < MIN_SIDE).any(-1), float("-inf"))
         survives = torch.zeros_like(scores, dtype=torch.bool)
@@ -160,15 +160,15 @@ def draw_anchors(
     # Differs from the paper: anchors that cross the image's border take part, as in every successor.
     matches = match(anchors, targets, positive_iou=positive_iou, background_iou=background_iou, best_for_each=True)
     drawn = sample(matches.kind, count=count, positive_fraction=positive_fraction)
-    objects = matches.target.gather(1, drawn.index)
+    objects = matches.target.gather(1, drawn.rows)
     goals = targets.boxes.gather(1, objects[..., None].expand(-1, -1, 4))
-    return drawn, box_ops.encode(anchors[drawn.index], goals)
+    return drawn, box_ops.encode(anchors[drawn.rows], goals)
 
 
 def anchor_losses(logits: Tensor, deltas: Tensor, drawn: Sample, wanted: Tensor, *, beta: float) -> dict[str, Tensor]:
     """The two losses of what was drawn from (N, M) logits and (N, M, 4) deltas."""
-    chosen = deltas.gather(1, drawn.index[..., None].expand(-1, -1, 4))
+    chosen = deltas.gather(1, drawn.rows[..., None].expand(-1, -1, 4))
     return {
-        "loss_rpn_objectness": objectness_loss(logits.gather(1, drawn.index), drawn.positive, drawn.used),
+        "loss_rpn_objectness": objectness_loss(logits.gather(1, drawn.rows), drawn.positive, drawn.used),
         "loss_rpn_box": box_loss(chosen, wanted, drawn.positive, drawn.used, beta=beta),
     }

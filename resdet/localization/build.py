@@ -7,7 +7,7 @@ in fine-tuning, which is a constant here as in the paper's detectors.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, cast
 
 from torch import nn
 
@@ -75,7 +75,7 @@ def per_class_rpn_localizer(settings: FirstStageSettings) -> PerClassLocalizer:
     anchors = Anchors([tuple(settings.anchor_sizes)], [trunk.strides[-1]], tuple(settings.anchor_ratios))
     rpn = PerClassRPN(
         trunk.channels[-1],
-        settings.num_classes,
+        cast(int, settings.num_classes),  # takes_settings refuses None
         anchors,
         count=settings.anchors_per_image,
         positive_iou=settings.positive_iou,
@@ -87,8 +87,8 @@ def per_class_rpn_localizer(settings: FirstStageSettings) -> PerClassLocalizer:
 @takes_settings
 def region_localizer(settings: SecondStageSettings) -> RegionLocalizer:
     """The second stage."""
-    width = BACKBONES[settings.backbone].channels[-1]
-    return RegionLocalizer(_preprocess(settings.side), _net(settings), width, num_classes=settings.num_classes)
+    width, classes = BACKBONES[settings.backbone].channels[-1], cast(int, settings.num_classes)
+    return RegionLocalizer(_preprocess(settings.side), _net(settings), width, num_classes=classes)
 
 
 def _net(settings: LocalizerSettings) -> nn.Module:

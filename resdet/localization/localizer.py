@@ -102,7 +102,7 @@ class PerClassLocalizer(nn.Module):
         if look.crop is None:
             groups = _alike(batch, self.preprocess.multiple)
         else:
-            groups = [(range(len(images)), _cut(batch.pixels, windows, look.crop))]
+            groups = [(list(range(len(images))), _cut(batch.pixels, windows, look.crop))]
         found = {}
         for rows, pixels in groups:
             feature = self.backbone(pixels)[-1]

@@ -7,6 +7,8 @@ its size.
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -51,7 +53,7 @@ class PerClassRPN(nn.Module):
         self.deltas = nn.Conv2d(channels, num_classes * anchors.per_cell * 4, 1)
         for layer in (self.objectness, self.deltas):
             nn.init.normal_(layer.weight, std=0.01)  # as the RPN's (Ren 2015, section 3.1.3)
-            nn.init.zeros_(layer.bias)
+            nn.init.zeros_(cast(Tensor, layer.bias))
         self.anchors, self.num_classes = anchors, num_classes
         self.count, self.positive_fraction = count, positive_fraction
         self.positive_iou, self.background_iou, self.beta = positive_iou, background_iou, beta
@@ -105,6 +107,6 @@ def _rows_of(layer: nn.Conv2d, num_classes: int, classes: Tensor, cells: Tensor)
     """The outputs of the classes alone: (N, C) and (N, cells, D) to (N, C, cells, outputs of one class)."""
     # As a table of embeddings, one row a class: the gradient is made once, of the weight's size, whatever N and C are.
     weight = F.embedding(classes, layer.weight.view(num_classes, -1)).unflatten(2, (-1, cells.shape[2]))
-    bias = F.embedding(classes, layer.bias.view(num_classes, -1))
+    bias = F.embedding(classes, cast(Tensor, layer.bias).view(num_classes, -1))
     answers = cells @ weight.flatten(1, 2).transpose(1, 2)  # (N, cells, C * outputs)
     return answers.unflatten(2, weight.shape[1:3]).transpose(1, 2) + bias[:, :, None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -65,10 +66,9 @@ class LocalizationPredictor(nn.Module):
             raise InputError("classes of the images", found="none given", needed=needed)
         device = next(self.parameters()).device
         views = [to_tensor(self.classifier_view(image.permute(1, 2, 0).cpu().numpy(), None)) for image in images]
-        if isinstance(views[0], Tensor):
-            scores = self.classifier.predict(torch.stack(views).to(device))
-        else:
-            scores = self.classifier.predict([[view.to(device) for view in of_image] for of_image in views])
+        single = [view for view in views if isinstance(view, Tensor)]
+        several = [[view.to(device) for view in of_image] for of_image in views if not isinstance(of_image, Tensor)]
+        scores = self.classifier.predict(several or torch.stack(single).to(device))
         return list(scores.topk(min(self.settings.top, scores.shape[1]), dim=1).indices)
 
     @torch.no_grad()
@@ -80,7 +80,9 @@ class LocalizationPredictor(nn.Module):
             classes: (C,) int64 of each image, C the same in all; None: those that the classifiers predict.
         """
         asked = self.top_classes(images) if classes is None else classes
-        return localize(images, classes=asked, first=self.first, second=self.second, settings=self.settings)
+        first = cast(Sequence[PerClassLocalizer], self.first)
+        second = cast(Sequence[RegionLocalizer], self.second)
+        return localize(images, classes=asked, first=first, second=second, settings=self.settings)
 
 
 def _classifier_view(settings: LocalizationTest):

@@ -150,18 +150,18 @@ def kinds(*counts: tuple[int, int, int]) -> torch.Tensor:
 def test_sample_counts(counts, positives, negatives):
     kind = kinds(counts, (0, 100, 0))
     drawn = sample(kind, count=16, positive_fraction=0.25)
-    assert drawn.index.shape == drawn.positive.shape == drawn.used.shape == (2, 16)
+    assert drawn.rows.shape == drawn.positive.shape == drawn.used.shape == (2, 16)
     assert drawn.positive.sum(1).tolist() == [positives, 0]
     assert drawn.used.sum(1).tolist() == [positives + negatives, 16]
     assert drawn.positive[0, :positives].all()  # they come first
-    assert (kind.gather(1, drawn.index)[drawn.positive] == POSITIVE).all()
-    assert (kind.gather(1, drawn.index)[drawn.used & ~drawn.positive] == NEGATIVE).all()
-    assert all(len(row.unique()) == 16 for row in drawn.index)  # without replacement
+    assert (kind.gather(1, drawn.rows)[drawn.positive] == POSITIVE).all()
+    assert (kind.gather(1, drawn.rows)[drawn.used & ~drawn.positive] == NEGATIVE).all()
+    assert all(len(row.unique()) == 16 for row in drawn.rows)  # without replacement
 
 
 def test_few_candidates_are_all_taken():
     drawn = sample(kinds((6, 3, 1)), count=512, positive_fraction=0.25)  # 128 positives are allowed, whatever there is
-    assert drawn.index.shape == (1, 10)
+    assert drawn.rows.shape == (1, 10)
     assert drawn.positive.sum() == 6 and drawn.used.sum() == 9
     assert sample(kinds((6, 4, 0)), count=8, positive_fraction=0.0).positive.sum() == 0
     assert sample(kinds((6, 4, 0)), count=8, positive_fraction=1.0).positive.sum() == 6
@@ -173,7 +173,7 @@ def test_every_candidate_has_its_chance():
     times = torch.zeros(35)
     for _ in range(600):
         drawn = sample(kind, count=10, positive_fraction=0.5)
-        times.index_add_(0, drawn.index[0], drawn.used[0].float())
+        times.index_add_(0, drawn.rows[0], drawn.used[0].float())
     shares = times / 600
     # 5 of 10 positives, 5 of 20 backgrounds, none of the rest; the deviation of a share is at most 0.02
     expected = torch.tensor([0.25, 0.5, 0.0])[kind[0].long()]  # index -1 is the last
