@@ -8,6 +8,7 @@ frame of the file.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import cast
 
 import torch
@@ -84,8 +85,7 @@ class Predictor(nn.Module):
         of_tiles = self.look_at_tiles(views)  # first, while nothing of the whole images is kept
         scored, common = self.look(views)
         for look in of_tiles:
-            frames = zip(look, common.sample_hw, common.input_hw, strict=True)
-            scored.append([to_frame(answer, image_hw, seen_hw) for answer, image_hw, seen_hw in frames])
+            scored.append([to_frame(of_image, common.sample_hw[0], common.input_hw[0]) for of_image in look])
         if self.settings.merge == "nms":
             detections = self.suppress([stack(of_image) for of_image in zip(*scored, strict=True)])
         else:
@@ -106,18 +106,19 @@ class Predictor(nn.Module):
     def look_at_tiles(self, views: Views) -> list[list[ScoredBoxes]]:
         """What each look gives of each image through its tiles, in pixels of the image; no look without tiles.
 
-        One tile of each image runs at a time, and of its boxes only those above :data:`FAINT` stay.
+        One tile of each image runs at a time, and of its regions only those that some class has above :data:`FAINT`
+        stay.
         """
         side, overlap = self.settings.tiles, self.settings.tile_overlap
         if side is None:
             return []
-        (hw,) = {tuple(image.shape[1:]) for image in views.images}
+        ((height, width),) = {image.shape[1:] for image in views.images}
         least = min(FAINT, self.suppression.score_threshold)
         tiles = []
-        for box in tile_boxes(hw, side, overlap):
+        for box in tile_boxes((height, width), side, overlap):
             scored, frame = self.look(views.crop(box))
-            how = {"seen_hw": frame.input_hw[0], "image_hw": hw, "least": least}
-            tiles.append([[from_tile(answer, box, **how) for answer in look] for look in scored])
+            read = partial(from_tile, box=box, seen_hw=frame.input_hw[0], image_hw=(height, width), least=least)
+            tiles.append([list(map(read, look)) for look in scored])
         return join_tiles(tiles)
 
     def score(self, look: Look) -> list[ScoredBoxes]:

@@ -49,7 +49,7 @@ def _starts(length: int, side: int, overlap: float) -> list[int]:
 
 
 def from_tile(
-    scored: ScoredBoxes, box: Box, *, seen_hw: tuple[int, int], image_hw: tuple[int, int], least: float
+    scored: ScoredBoxes, *, box: Box, seen_hw: tuple[int, int], image_hw: tuple[int, int], least: float
 ) -> ScoredBoxes:
     """What was said of a tile, in the frame of the image.
 

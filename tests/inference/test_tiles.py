@@ -69,24 +69,23 @@ def test_from_a_tile_by_hand():
     # The tile (80, 20, 180, 120) was seen at 200 x 200, twice its size: (40, 60, 100, 160) is (20, 30, 50, 80) of it.
     boxes = torch.tensor([[[40.0, 60, 100, 160]], [[1, 60, 100, 160]], [[40, 60, 199, 160]], [[40, 60, 100, 160]]])
     scored = ScoredBoxes(boxes, torch.tensor([[0.9, 0.02], [0.8, 0.1], [0.7, 0.2], [0.01, 0.005]]))
-    found = from_tile(scored, (80, 20, 180, 120), seen_hw=(200, 200), image_hw=(120, 300), least=0.01)
+    found = from_tile(scored, box=(80, 20, 180, 120), seen_hw=(200, 200), image_hw=(120, 300), least=0.01)
     assert_close(
         found.boxes, torch.tensor([[[100.0, 50, 130, 100]]])
     )  # the second and third are cut, the last is faint
     assert_close(found.probabilities, torch.tensor([[0.9, 0.02]]))
     # At the image's own edges nothing is cut off.
-    found = from_tile(scored, (0, 0, 100, 100), seen_hw=(200, 200), image_hw=(100, 100), least=0.5)
+    found = from_tile(scored, box=(0, 0, 100, 100), seen_hw=(200, 200), image_hw=(100, 100), least=0.5)
     assert_close(found.probabilities, scored.probabilities[:3])
 
 
 def test_one_class_may_be_cut_and_another_not():
     boxes = torch.tensor([[[0.0, 10, 50, 50], [20, 10, 50, 50]]])
-    tile = (100, 0, 200, 100)
-    how = {"seen_hw": (100, 100), "image_hw": (100, 300), "least": 0.0}
-    assert from_tile(ScoredBoxes(boxes, torch.tensor([[0.6, 0.4]])), tile, **how).probabilities.tolist() == [
+    how = {"box": (100, 0, 200, 100), "seen_hw": (100, 100), "image_hw": (100, 300), "least": 0.0}
+    assert from_tile(ScoredBoxes(boxes, torch.tensor([[0.6, 0.4]])), **how).probabilities.tolist() == [
         [0.0, pytest.approx(0.4)]
     ]
-    none = from_tile(ScoredBoxes(boxes[:0], torch.zeros(0, 2)), tile, **how)
+    none = from_tile(ScoredBoxes(boxes[:0], torch.zeros(0, 2)), **how)
     assert none.boxes.shape == (0, 2, 4) and none.probabilities.shape == (0, 2)
 
 
@@ -95,7 +94,7 @@ def test_there_and_back():
     left, top, right, bottom = 80, 20, 180, 120
     seen = ScoredBoxes((boxes - torch.tensor([left, top, left, top])) * 3.5, torch.ones(1, 1))
     how = {"seen_hw": (350, 350), "image_hw": (500, 500), "least": 0.0}
-    moved = from_tile(seen, (left, top, right, bottom), **how)
+    moved = from_tile(seen, box=(left, top, right, bottom), **how)
     assert_close(moved.boxes, boxes)
     assert_close(to_frame(moved, (500, 500), (250, 1000)).boxes, boxes * torch.tensor([2, 0.5, 2, 0.5]))
 
