@@ -146,4 +146,4 @@ def disagreement(first: Detections, second: Detections) -> float:
     same = (box_ops.iou(first.boxes, second.boxes) >= SAME) & (first.labels[:, None] == second.labels)
     lonely = torch.cat([~same.any(1), ~same.any(0)])
     counted = torch.cat([first.scores, second.scores]) > FLOOR
-    return float((lonely & counted).sum() / counted.sum().clamp(min=1))
+    return int((lonely & counted).sum()) / max(1, int(counted.sum()))
