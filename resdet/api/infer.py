@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
@@ -14,9 +14,14 @@ from resdet.api.sources import VIDEOS, Frame, frames, listed_sources
 from resdet.api.writers import WRITERS, Writer
 from resdet.engine.progress import shown
 from resdet.errors import InputError, nearest
+from resdet.structures import Detections
 
 SURE = 0.5
 """Least score of what is drawn, unless another is asked for: configs' own is for evaluation."""
+
+
+MakeWriter = Callable[[Path, Detector], Writer]
+"""From the folder of the results and the detector, whose threshold is that of the call."""
 
 
 class Inferred(NamedTuple):
@@ -36,7 +41,7 @@ def infer_files(
     images: Sequence[str | Path],
     *,
     out: str | Path,
-    save: Sequence[str] = ("pictures", "coco"),
+    save: Sequence[str | MakeWriter] = ("pictures", "coco"),
     score_threshold: float | None = None,
     device: str | None = None,
     batch_size: int = 1,
@@ -52,7 +57,7 @@ def infer_files(
         checkpoint: last.pth, best.pth or a published file.
         images: see :func:`resdet.api.sources.frames`.
         out: folder of the results.
-        save: names of :data:`resdet.api.writers.WRITERS`; none: nothing is written.
+        save: names of :data:`resdet.api.writers.WRITERS`, or what makes further writers; none: nothing is written.
         score_threshold: least score of a detection.
         device: the GPU where there is one.
         batch_size: images at a time.
@@ -64,7 +69,7 @@ def infer_files(
     if batch_size < 1:
         raise InputError("batch size", found=batch_size, needed="at least 1")
     for name in save:
-        if name not in WRITERS:
+        if isinstance(name, str) and name not in WRITERS:
             raise InputError("--save", found=repr(name), needed=nearest(name, WRITERS))
     own = Path(out).resolve()  # pictures of an earlier call are no input
     sources = [s for image in images for s in listed_sources(image) if own not in Path(s).resolve().parents]
@@ -78,17 +83,22 @@ def infer_files(
     moving = any(isinstance(source, str) or source.suffix.lower() in VIDEOS for source in sources)
     pictures = iter(shown(frames(sources), None if moving else len(sources), "looking"))
     with ExitStack() as closing:
-        writers = [WRITERS[name](own, detector.classes, detector.category_ids) for name in dict.fromkeys(save)]
-        for writer in writers:
-            closing.callback(writer.close)
+        writers = []
+        for make in dict.fromkeys(save):
+            known = WRITERS[make] if isinstance(make, str) else None
+            writers.append(known(own, detector.classes, detector.category_ids) if known else make(own, detector))
+            closing.callback(writers[-1].close)
         number, unreadable = _write(detector, pictures, writers, batch_size)
-    return Inferred(number, net.seconds_per_image(), unreadable)
+    return Inferred(number, {step: s / max(1, number) for step, s in net.clock.seconds.most_common()}, unreadable)
 
 
 def _write(
     detector: Detector, pictures: Iterator[Frame | InputError], writers: Sequence[Writer], batch_size: int
 ) -> tuple[int, list[str]]:
     """Number of pictures looked at, and what was wrong with the others."""
+    asked = detector.net.suppression.score_threshold
+    least = [asked if writer.least is None else writer.least for writer in writers]
+    detector.net.suppression = detector.net.suppression._replace(score_threshold=min([asked, *least]))
     number, taken, unreadable = 0, set[str](), []
     while chunk := list(islice(pictures, batch_size)):
         for error in (each for each in chunk if isinstance(each, InputError)):
@@ -98,8 +108,8 @@ def _write(
         for frame, answer in zip(seen, detector([frame.pixels for frame in seen]), strict=True):
             number += 1
             name = _free_name(frame.name, taken)
-            for writer in writers:
-                writer.add(number, name, frame, answer)
+            for writer, score in zip(writers, least, strict=True):
+                writer.add(number, name, frame, Detections(*(part[answer.scores > score] for part in answer)))
     return number, unreadable
 
 

@@ -30,6 +30,9 @@ class Writer:
         category_ids: of each class.
     """
 
+    least: float | None = None
+    """Least score of what it is given; None: that of the call."""
+
     def __init__(self, out: Path, classes: Sequence[str], category_ids: Sequence[int]) -> None:
         self.out, self.classes, self.category_ids = out, classes, np.array(category_ids)
 

@@ -59,7 +59,9 @@ def add_test(parser: argparse.ArgumentParser) -> None:
     add("--sizes", dest="test.sizes", type=int, **MANY, metavar="PX", help=explained)
     switch: dict[str, Any] = {"action": "store_true", "default": None}
     add("--flip", dest="test.flip", **switch, help="look at the mirrored image too, merged (classifiers: averaged)")
-    explained = "how --flip and --sizes are merged (default: nms)"
+    explained = "large images in tiles of this side too (alone: 640; test.tile_overlap=0.2 is the share in common)"
+    add("--tiles", dest="test.tiles", type=int, nargs="?", const=640, metavar="PX", help=explained)
+    explained = "how --flip, --sizes and --tiles are merged (default: nms)"
     add("--merge", dest="test.merge", choices=("nms", "wbf"), help=explained)
     explained = "suppression, or one of the Soft-NMS"
     add("--nms", dest="test.nms", choices=("hard", "linear", "gaussian"), help=explained)

@@ -17,8 +17,8 @@ def ladder(arguments: Sequence[str] | None = None) -> None:
     """``tools/ladder.py``."""
     parser = argparse.ArgumentParser(
         description="The paper's Table 9 row by row: baseline, + box refinement, + global context, + multi-scale "
-        "testing, ensemble. Checkpoints tell their nets; the config tells the data. Several checkpoints of a kind are "
-        "seeds: the table gives mean and standard deviation."
+        "testing, ensemble, and tiles, which the paper has not. Checkpoints tell their nets; the config tells the "
+        "data. Several checkpoints of a kind are seeds: the table gives mean and standard deviation."
     )
     add = parser.add_argument
     add("config", help="a file of configs/, for its test data")
@@ -27,6 +27,8 @@ def ladder(arguments: Sequence[str] | None = None) -> None:
     explained = "nets of the ensemble (default: all of the last row)"
     add("--ensemble", **MANY, default=[], metavar="FILE", help=explained)
     add_scales(parser)
+    explained = "a last row that looks at tiles of this side in pixels too (as test.tiles; alone: 640)"
+    add("--tiles", type=int, nargs="?", const=640, metavar="PX", help=explained)
     add("--group", **MANY, default=[], metavar="CLASS", help="classes to give the mean AP of, too")
     explained = "sides that divide small, medium and large objects (default: COCO's 32 96)"
     add("--size-bounds", type=float, nargs=2, default=(32, 96), metavar="PX", help=explained)
@@ -45,7 +47,8 @@ def _climb(args: argparse.Namespace) -> None:
     from resdet.evaluation.report import provenance, write_json
     from resdet.studies import ladder as table_9
 
-    config = load_config(args.config, args.cfg_options)
+    tiles = [] if args.tiles is None else [f"test.tiles={args.tiles}"]
+    config = load_config(args.config, [*args.cfg_options, *tiles])
     if config.task.name != "detection":
         raise InputError(f"config {args.config}", found=f"task = {config.task.name!r}", needed="a detection config")
     distributed.start(args.launcher, timeout=config.run.start_timeout)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from resdet.cli.arguments import (
     add_options,
     add_test,
     add_views,
+    at_least,
     check_views,
     costs_line,
     options,
@@ -135,24 +137,29 @@ def infer(arguments: Sequence[str] | None = None) -> None:
     config, *given = args.given if args.given[0].endswith(".py") else [None, *args.given]
     if len(given) < 2:
         parser.error("give a CHECKPOINT, perhaps after its CONFIG, and at least one SOURCE")
-    saved = tuple(name for name in args.save or ("pictures", "coco") if name != "none")
+    saved = [name for name in args.save or ("pictures", "coco") if name != "none"]
 
     def main() -> None:
         from resdet.api import infer_files
         from resdet.errors import InputError
+        from resdet.inspection.uncertain import Uncertain
 
+        further = [] if args.uncertain is None else [partial(Uncertain, count=args.uncertain)]
         seen = infer_files(
             config,
             given[0],
             given[1:],
             out=args.out,
-            save=saved,
+            save=[*further, *saved],  # that one may refuse, before the others overwrite anything
             score_threshold=args.score_threshold,
             device=args.device,
             batch_size=args.batch_size,
             options=[*args.cfg_options, *test_options(args)],
         )
         print(f"{seen.images} images -> {args.out}/ ({', '.join(saved) or 'nothing written'})")
+        if further:
+            kept = min(args.uncertain, seen.images)
+            print(f"the {kept} least certain -> {args.out}/uncertain/ (annotations.json, images/)")
         if seen.images:
             print(costs_line(seen.seconds))
         if seen.unreadable:
@@ -179,6 +186,8 @@ def _parser_of_infer() -> argparse.ArgumentParser:
     add("--save", **MANY, choices=kinds, metavar="WHAT", help=explained)
     explained = "least score of a detection (default: test.score_threshold of the config, else 0.5)"
     add("--score-threshold", type=float, metavar="P", help=explained)
+    explained = "write the N pictures most worth annotating next, the least certain ones, with what was found in them"
+    add("--uncertain", type=at_least(1), metavar="N", help=explained)
     add("--device", help="cpu or cuda (default: cuda where there is one)")
     add("--batch-size", type=int, default=1, metavar="N", help="images at a time (default: 1)")
     add_test(parser)

@@ -35,7 +35,10 @@ MOST = 1 << 16
 of map, and P6 has half a cell's. torch 2.6 takes no batch without a bound."""
 NAMES = ("boxes", "scores", "labels")
 """Of the outputs."""
-PLAIN = {"refine": 0, "vote": None, "scales": (), "ensemble": (), "flip": False, "sizes": (), "nms": "hard"}
+PLAIN = {
+    **{"refine": 0, "vote": None, "scales": (), "ensemble": ()},
+    **{"flip": False, "sizes": (), "tiles": None, "nms": "hard"},
+}
 """What section ``test`` must say of a net whose answer is one graph."""
 
 

@@ -1,12 +1,14 @@
 """Appendix B put together: several nets, scales, rounds and mirrors, and one list of detections.
 
 The walk: a *view* of each net at each size → proposals of all → the head on all of them, its answers averaged over nets
-→ refinement → the same for mirrored and resized images → suppression → voting → the frame of the file.
+→ refinement → the same for mirrored and resized images, and for the tiles of large ones → suppression → voting → the
+frame of the file.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import cast
 
 import torch
@@ -21,12 +23,13 @@ from resdet.inference.fusion import fuse
 from resdet.inference.look import Look, looks
 from resdet.inference.refinement import refine
 from resdet.inference.settings import TestSettings
+from resdet.inference.tiles import from_tile, join_tiles, tile_boxes, to_frame
 from resdet.inference.view import Views
 from resdet.inference.voting import vote
-from resdet.structures import Detections, ScoredBoxes
+from resdet.structures import Detections, ImageBatch, ScoredBoxes
 
 FAINT = 0.01
-"""Least score of a detection of one look that may still be fused with those of others."""
+"""Least score of a detection of one look that may still be fused with those of others, or come from a tile."""
 
 
 class Predictor(nn.Module):
@@ -79,18 +82,44 @@ class Predictor(nn.Module):
         return one_size_at_a_time(images, lambda alike: self._predict(Views(alike, wait=self.clock.wait)))
 
     def _predict(self, views: Views) -> list[Detections]:
-        seen = looks(cast("list[FasterRCNN]", list(self.nets)), self.settings, views)
-        common = seen[0].frame
-        scored = [look.in_frame(common, self.score(look)) for look in seen]
+        of_tiles = self.look_at_tiles(views)  # first, while nothing of the whole images is kept
+        scored, common = self.look(views)
+        for look in of_tiles:
+            scored.append([to_frame(of_image, common.sample_hw[0], common.input_hw[0]) for of_image in look])
         if self.settings.merge == "nms":
             detections = self.suppress([stack(of_image) for of_image in zip(*scored, strict=True)])
         else:
             detections = self.fuse(scored)
-        for view in {view for look in seen for of_net in (look.own, *look.pyramids) for view in of_net}:
-            self.clock.seconds += view.clock.seconds
         self.images += len(views.images)
         frames = zip(detections, common.input_hw, common.sample_hw, strict=True)
         return [to_original(answer, seen_hw, original_hw) for answer, seen_hw, original_hw in frames]
+
+    def look(self, views: Views) -> tuple[list[list[ScoredBoxes]], ImageBatch]:
+        """What each look at the images gives of each, in the frame of the first look; and that frame."""
+        seen = looks(cast("list[FasterRCNN]", list(self.nets)), self.settings, views)
+        common = seen[0].frame
+        scored = [look.in_frame(common, self.score(look)) for look in seen]
+        for view in {view for look in seen for of_net in (look.own, *look.pyramids) for view in of_net}:
+            self.clock.seconds += view.clock.seconds
+        return scored, common
+
+    def look_at_tiles(self, views: Views) -> list[list[ScoredBoxes]]:
+        """What each look gives of each image through its tiles, in pixels of the image; no look without tiles.
+
+        One tile of each image runs at a time, and of its regions only those that some class has above :data:`FAINT`
+        stay.
+        """
+        side, overlap = self.settings.tiles, self.settings.tile_overlap
+        if side is None:
+            return []
+        ((height, width),) = {image.shape[1:] for image in views.images}
+        least = min(FAINT, self.suppression.score_threshold)
+        tiles = []
+        for box in tile_boxes((height, width), side, overlap):
+            scored, frame = self.look(views.crop(box))
+            read = partial(from_tile, box=box, seen_hw=frame.input_hw[0], image_hw=(height, width), least=least)
+            tiles.append([list(map(read, look)) for look in scored])
+        return join_tiles(tiles)
 
     def score(self, look: Look) -> list[ScoredBoxes]:
         """What the nets say of their proposals, and of the boxes of all rounds of refinement."""

@@ -40,8 +40,14 @@ class TestSettings(Settings):
     """Detect on the mirrored image too."""
     sizes: tuple[Count, ...] = ()
     """Detect at further shorter sides too; with ``scales``, they give further proposals."""
+    tiles: Annotated[int, Field(ge=64)] | None = None
+    """Look at large images in tiles of this side in pixels of the file too, each as an image of its own; None: only at
+    the whole. An image no larger than a tile is looked at as without."""
+    tile_overlap: Annotated[float, Field(ge=0, lt=0.9)] = 0.2
+    """Share of its side that a tile has in common with the next one; objects smaller than that are whole in a tile."""
     merge: Literal["nms", "wbf"] = "nms"
-    """How ``flip`` and ``sizes`` are merged: one suppression over all boxes, or weighted box fusion of the answers."""
+    """How ``flip``, ``sizes`` and ``tiles`` are merged: one suppression over all boxes, or weighted box fusion of the
+    answers, in which all tiles together are one."""
     wbf_iou: Fraction = 0.55
     """Overlap beyond which boxes are fused."""
     nms: Literal["hard", "linear", "gaussian"] = "hard"
@@ -73,11 +79,14 @@ class TestSettings(Settings):
             raise InputError("test.sizes", found=self.sizes, needed="different shorter sides in pixels, 1 or more")
         if self.scale_proposals == "all" and not self.scales:
             raise InputError("test.scale_proposals", found="'all' without test.scales", needed="test.scales=(...)")
-        if self.compile == "reduce-overhead" and (self.scales or self.sizes or self.flip or self.ensemble):
+        if self.compile == "reduce-overhead" and self._looks_more:
             needed = "one look of one net, whose maps the next graph may overwrite; or test.compile=default"
             raise InputError("test.compile", found="reduce-overhead with more than one look", needed=needed)
-        if self.merge == "wbf" and not (self.flip or self.sizes):
-            raise InputError(
-                "test.merge", found="'wbf' with one look only", needed="test.flip=True or test.sizes=(...)"
-            )
+        if self.merge == "wbf" and not (self.flip or self.sizes or self.tiles):
+            needed = "test.flip=True, test.sizes=(...) or test.tiles=PIXELS"
+            raise InputError("test.merge", found="'wbf' with one look only", needed=needed)
         return self
+
+    @property
+    def _looks_more(self) -> bool:
+        return bool(self.scales or self.sizes or self.flip or self.ensemble or self.tiles)

@@ -87,6 +87,11 @@ class Views:
             self._kept[key] = View(net, shown, size, wait=self._wait)
         return self._kept[key]
 
+    def crop(self, box: tuple[int, int, int, int]) -> Views:
+        """Views of the part (left, top, right, bottom) of each image; nothing of them is kept here."""
+        left, top, right, bottom = box
+        return Views([image[:, top:bottom, left:right] for image in self.images], wait=self._wait)
+
 
 def frame_of(batch: ImageBatch) -> ImageBatch:
     """The sizes of a batch without its pixels, which would keep memory."""

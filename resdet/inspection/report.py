@@ -23,6 +23,7 @@ from resdet.inspection.outcomes import (
     working_points,
 )
 from resdet.inspection.slices import sliced
+from resdet.inspection.uncertain import margins
 
 SHOWN_CLASSES = 30
 """In the confusion matrix of the page: those with the most errors."""
@@ -102,7 +103,24 @@ def _detector(data: InspectedData, found: CocoFound, *, worst: int) -> tuple[Jud
         "confusion": _confusions(matrix, data.classes),
         "matrix": _shown(matrix, data.classes),
         "worst_images": [image_row(data, judged, int(place)) for place in order if judged.mistakes[place]],
+        "uncertain_images": _uncertain_rows(data, found, judged, worst=worst),
     }
+
+
+def _uncertain_rows(data: InspectedData, found: CocoFound, judged: Judged, *, worst: int) -> list[dict[str, Any]]:
+    """The images whose scores tell least, as ``tools/infer.py --uncertain`` orders them but for the mirror image."""
+    unsure = margins(found.scores, found.images, count=len(data.truth.image_ids))
+    order = np.argsort(-unsure, kind="stable")[:worst]
+    return [
+        {
+            "image": int(data.truth.image_ids[place]),
+            "file": None if data.files is None else data.files[place],
+            "margin": unsure[place],
+            "mistakes": int(judged.mistakes[place]),
+        }
+        for place in order
+        if unsure[place]
+    ]
 
 
 def _judged(outcomes: Outcomes, keep: np.ndarray, errors: Errors, *, images: int) -> Judged:

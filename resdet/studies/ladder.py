@@ -37,11 +37,14 @@ REFINED = {"refine": 1, "vote": 0.5, "nms_iou": 0.3}
 
 
 class Rung(NamedTuple):
-    """A row of Table 9: mAP@.5 and mAP@[.5,.95] in percent, COCO val unless the paper has test-dev only."""
+    """A row of Table 9: mAP@.5 and mAP@[.5,.95] in percent, COCO val unless the paper has test-dev only.
+
+    None where the paper has no such row.
+    """
 
     name: str
-    paper50: float
-    paper: float
+    paper50: float | None
+    paper: float | None
     gain: float | None
     """Of mAP@[.5,.95] over the row before, on the same images."""
 
@@ -59,8 +62,8 @@ class Row(NamedTuple):
     """One row, measured. Figures are means over the seeds, in percent."""
 
     name: str
-    paper50: float
-    paper: float
+    paper50: float | None
+    paper: float | None
     paper_gain: float | None
     runs: list[dict[str, float]]
     """COCO's figures as fractions, and those of each class, for each seed."""
@@ -93,7 +96,8 @@ def climb(
     """Measure every row that the checkpoints allow.
 
     Args:
-        config: its test data, and section ``test`` for what the rows leave open (``region_side`` and the like).
+        config: its test data, and section ``test`` for what the rows leave open (``region_side`` and the like);
+            ``tiles`` give a row of their own, the last one.
         baseline: checkpoints of nets without context, one for each seed.
         context: of nets with context, for the same seeds; the rows from there on are of these.
         ensemble: of the nets of the ensemble; by default all of ``context`` (or ``baseline``), if there are several.
@@ -117,26 +121,41 @@ def climb(
         raise InputError("--cfg-options", found=f"model.{min(other)}", needed=needed)
     plain = [_load(path, classes, said, context=False) for path in baseline]
     wider = [_load(path, classes, said, context=True) for path in context]
-    last = wider or plain
     known = dict(zip([*baseline, *context], [*plain, *wider], strict=True))
     joined = [known[path] if path in known else _load(path, classes, said) for path in ensemble]
+    last = wider or plain
     joined = joined or (last if len(last) > 1 else [])
-
-    settings = config.test
-    if settings.ensemble:
-        raise InputError("test.ensemble", found=settings.ensemble, needed="--ensemble: it is a row of its own")
-    refined = settings.updated(**REFINED)
-    pyramid = refined.updated(scales=tuple(scales))
-    rows = [(RUNGS[0], [[net] for net in plain], settings), (RUNGS[1], [[net] for net in plain], refined)]
-    rows += [(RUNGS[2], [[net] for net in wider], refined)] if wider else []
-    rows += [(RUNGS[3], [[net] for net in last], pyramid)]
-    rows += (
-        [(RUNGS[4]._replace(name=f"ensemble of {len(joined)} (paper: test-dev)"), [joined], pyramid)] if joined else []
-    )
+    rows = _rows(config.test, plain, wider, joined, scales)
     data = config.task.test_data(config, classes)
-    how = {"size_bounds": size_bounds, "max_detections": settings.max_detections}
+    how = {"size_bounds": size_bounds, "max_detections": config.test.max_detections}
     metrics = [[CocoMetric(data.annotations, **how) for _ in teams] for _, teams, _ in rows]
     return _measure(config, data, rows, metrics, group)
+
+
+def _rows(
+    asked: TestSettings,
+    plain: list[FasterRCNN],
+    wider: list[FasterRCNN],
+    joined: list[FasterRCNN],
+    scales: Sequence[int],
+) -> list[tuple[Rung, list[list[FasterRCNN]], TestSettings]]:
+    """Each row with its teams of nets, one for each seed, and how they are tested."""
+    if asked.ensemble:
+        raise InputError("test.ensemble", found=asked.ensemble, needed="--ensemble: it is a row of its own")
+    settings = asked.updated(tiles=None)
+    refined = settings.updated(**REFINED)
+    pyramid = refined.updated(scales=tuple(scales))
+    base, context, last = ([[net] for net in nets] for nets in (plain, wider, wider or plain))
+    rows = [(RUNGS[0], base, settings), (RUNGS[1], base, refined)]
+    rows += [(RUNGS[2], context, refined)] if wider else []
+    rows += [(RUNGS[3], last, pyramid)]
+    if joined:
+        name = f"ensemble of {len(joined)} (paper: test-dev)"
+        rows += [(RUNGS[4]._replace(name=name), [joined], pyramid)]
+    if asked.tiles:
+        tiles = Rung(f"+ tiles of {asked.tiles} px", None, None, None)
+        rows += [(tiles, rows[-1][1], pyramid.updated(tiles=asked.tiles))]
+    return rows
 
 
 def _measure(
@@ -196,15 +215,15 @@ def as_markdown(rows: Sequence[Row], *, group: str = "") -> str:
     head += [name for _, name in columns] + ["s/image"]
     lines = [head]
     for before, row in zip([None, *rows[:-1]], rows, strict=True):
-        gain = "" if before is None else f"{row.mean('AP') - before.mean('AP'):+.1f} ({row.paper_gain:+.1f})"
+        gain = "" if before is None else f"{row.mean('AP') - before.mean('AP'):+.1f}{_aside(row.paper_gain, '+.1f')}"
         lines.append(
             [
                 row.name,
-                f"{row.paper:.1f}",
+                "" if row.paper is None else f"{row.paper:.1f}",
                 _with_spread(row, "AP"),
-                f"{row.mean('AP') - row.paper:+.1f}",
+                "" if row.paper is None else f"{row.mean('AP') - row.paper:+.1f}",
                 gain,
-                f"{row.mean('AP50'):.1f} ({row.paper50:.1f})",
+                f"{row.mean('AP50'):.1f}{_aside(row.paper50, '.1f')}",
                 *(_with_spread(row, figure) for figure, _ in columns),
                 f"{row.seconds:.2f}",
             ]
@@ -224,6 +243,11 @@ def left_out(rows: Sequence[Row]) -> list[str]:
         for name, need in needs.items()
         if not any(t.startswith(name) for t in there)
     ]
+
+
+def _aside(paper: float | None, form: str) -> str:
+    """The paper's figure in brackets, where it has one."""
+    return "" if paper is None else f" ({paper:{form}})"
 
 
 def _with_spread(row: Row, figure: str) -> str:

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 import resdet
+from resdet import cli
 from resdet.api import infer_files, to_tensor
 from resdet.datasets.coco import read_coco
 from resdet.datasets.detection import DetectionDataset
@@ -147,6 +148,27 @@ def test_what_does_not_fit(det_config, cls_config, trained):
         resdet.Detector(det_config, trained / "last.pth", options=["model.num_classes=5"])
     with pytest.raises(InputError, match=r"trained with model\.head_width=32"):
         resdet.Detector(det_config, trained / "last.pth", options=["model.head_width=8"])
+
+
+def test_tiles_by_every_door(det_config, trained, tiny, tmp_path, write_config):
+    first, second = sorted(tiny.images.iterdir())[:2]
+    pair = [Image.open(path).convert("RGB") for path in (first, second)]
+    wide = Image.new("RGB", (160, 100))
+    wide.paste(pair[0], (0, 0))
+    wide.paste(pair[1], (80, 20))
+    wide.save(tmp_path / "wide.png")
+    last, how = trained / "last.pth", {"device": "cpu", "score_threshold": 0.05}
+    expected = resdet.Detector(last, test={"tiles": 64, "tile_overlap": 0.3}, **how)(tmp_path / "wide.png")
+    assert len(expected.boxes) != len(resdet.Detector(last, **how)(tmp_path / "wide.png").boxes)
+    config = write_config(("run = dict(", "test = dict(tiles=64, tile_overlap=0.3)\nrun = dict("))
+    cli.infer([*map(str, (config, last, tmp_path / "wide.png", "--out", tmp_path / "a")), "--score-threshold", "0.05"])
+    words = ["--score-threshold", "0.05", "--tiles", "64", "--cfg-options", "test.tile_overlap=0.3"]
+    cli.infer([*map(str, (last, tmp_path / "wide.png", "--out", tmp_path / "b")), *words])
+    for folder in ("a", "b"):
+        rows = json.loads((tmp_path / folder / "detections.json").read_text())["annotations"]
+        torch.testing.assert_close(torch.tensor([row["score"] for row in rows]), expected.scores)
+    with pytest.raises(SystemExit, match=r"test\.tiles\n  found:  32\n  needed: a number in \[64, inf\]"):
+        cli.infer([str(last), str(tmp_path / "wide.png"), "--tiles", "32", "--out", str(tmp_path / "c")])
 
 
 def test_files_and_folders(det_config, trained, tiny, tmp_path):

@@ -163,6 +163,7 @@ REFUSED = [
     ({"out": "model.tflite"}, ["'.tflite'", ".onnx", ".pt2"]),
     ({"checkpoint": "nothing.pth"}, ["nothing.pth", "no such file"]),
     ({"options": ["test.refine=1", "test.flip=True"]}, ["test.refine=1, test.flip=True", "test.flip=False"]),
+    ({"options": ["test.tiles=640"]}, ["test.tiles=640", "test.tiles=None"]),
     ({"options": ["model.multiple=16"]}, ["model.multiple=16", "--cfg-options model.multiple=32"]),
     ({"frame": Frame((64, 100))}, ["64x100", "multiples of 32"]),
 ]

@@ -528,3 +528,82 @@ def test_the_threshold_holds_for_what_is_fused():
     (answer,) = Predictor([net], wanted.updated(score_threshold=threshold)).predict([image])
     assert len(answer.scores) and (answer.scores > threshold).all()
     assert len(answer.scores) >= (low.scores > threshold).sum() - 1  # none was lost before it could be fused
+
+
+@pytest.mark.parametrize(
+    ("nets", "settings"),
+    [
+        ("c4", {}),
+        ("fpn agnostic context", {"flip": True, "sizes": (96,)}),
+        ("fpn + one proposal of c4", SCALES | {"refine": 1, "flip": True}),
+    ],
+    ids=str,
+)
+def test_each_tile_is_an_image_of_its_own(nets, settings):
+    # Without suppression nothing is lost: the answer is what the whole image and each tile give on their own.
+    every = TestSettings(**settings, nms_iou=1.0, score_threshold=0.02, max_per_image=100_000)
+    nets, image = NETS[nets](), noise(64, 150, seed=5)
+    alone = Predictor(nets, every)
+    (whole,) = alone.predict([image])
+    expected, dropped = [whole], 0
+    for left, right in ((0, 96), (48, 144), (54, 150)):  # 96 wide, 48 in common, the last one moved inside
+        (answer,) = alone.predict([image[:, :, left:right]])
+        uncut = (answer.boxes[:, 0] >= 0.96) | (left == 0)
+        uncut &= (answer.boxes[:, 2] <= 96 - 0.96) | (right == 150)
+        dropped += int((~uncut).sum())
+        assert uncut.any()
+        moved = answer.boxes + torch.tensor([left, 0.0, left, 0.0])
+        expected.append(Detections(moved[uncut], answer.scores[uncut], answer.labels[uncut]))
+    assert dropped > 5
+    boxes, scores, labels = (torch.cat(parts) for parts in zip(*expected, strict=True))
+    (found,) = Predictor(nets, every.updated(tiles=96, tile_overlap=0.5)).predict([image])
+    assert len(found.boxes) == len(boxes) > len(whole.boxes)
+    order = scores.sort(descending=True, stable=True).indices
+    assert_close(found.scores, scores[order], rtol=1e-5, atol=1e-6)
+    pairs = ((box_ops.iou(found.boxes, boxes) > 0.99) & (found.labels[:, None] == labels)).float()
+    assert (pairs.amax(0) == 1).all() and (pairs.amax(1) == 1).all()
+
+
+@pytest.mark.parametrize("settings", [{}, ALL], ids=str)
+def test_an_image_no_larger_than_a_tile_is_as_without(settings):
+    nets = NETS["fpn + one proposal of c4"]()
+    plain, tiled = (Predictor(nets, TestSettings(**settings, tiles=tiles)) for tiles in (None, 96))
+    images = [noise(64, 96), noise(96, 90, seed=1)]
+    assert equal(plain.predict(images), tiled.predict(images))
+    larger = [noise(64, 97)]
+    assert not equal(plain.predict(larger), tiled.predict(larger))
+
+
+def test_a_batch_with_tiles_is_its_images():
+    settings = TestSettings(**ALL, tiles=64, tile_overlap=0.25)
+    predictor = Predictor(NETS["fpn + one proposal of c4"](), settings)
+    images = [noise(100, 130), noise(60, 60, seed=1), noise(100, 130, seed=2)]
+    together = predictor.predict(images)
+    assert predictor.images == 3
+    for image, found in zip(images, together, strict=True):
+        (alone,) = predictor.predict([image])
+        assert len(found.boxes) > 5
+        assert_close(tuple(alone), tuple(found), rtol=1e-4, atol=2e-3)
+
+
+def test_all_tiles_together_are_one_answer_of_a_fusion():
+    # Of two looks, what both see keeps its mean score; of five tiles as looks of their own it would keep 2 / 6.
+    net = small_net("fpn")
+    settings = TestSettings(tiles=64, merge="wbf", score_threshold=0.0)
+    predictor, seen = Predictor([net], settings), []
+    predictor.fuse = lambda looks: seen.append(looks) or Predictor.fuse(predictor, looks)
+    predictor.predict([noise(64, 230)])
+    assert [len(look) for look in seen[0]] == [1, 1]
+
+
+def test_tiles_need_no_more_memory_than_the_largest_piece():
+    # Each tile is let go before the next and before the whole image, which is as large as a tile for the net. The image
+    # itself counts where it is cut into tiles.
+    net = small_net("fpn", shorter_side=128, longer_side=128, test_proposals=(50, 4))
+    image = [noise(512, 512)]
+    alone, tiled = (
+        Predictor([net], TestSettings(tiles=tiles, tile_overlap=0.0, score_threshold=0.5)) for tiles in (None, 128)
+    )
+    without = peak(lambda: alone.predict(image))
+    assert peak(lambda: tiled.predict(image)) <= without + image[0].nbytes + 100_000  # a view of a tile has 500 kB
+    assert without > 1_000_000

@@ -15,6 +15,7 @@ from resdet.inference.settings import TestSettings
         {"vote": 1.0, "refine": 3, "region_side": 1},
         {"flip": True, "merge": "wbf"},
         {"sizes": (96, 64), "merge": "wbf"},  # in any order
+        {"tiles": 64, "tile_overlap": 0.0, "merge": "wbf"},
     ],
 )
 def test_what_makes_sense(settings):
@@ -31,7 +32,10 @@ def test_what_makes_sense(settings):
         ({"vote": 0.0}, "0.0", "a number above 0, 1 at most"),
         ({"vote": 1.1}, "1.1", "a number above 0, 1 at most"),
         ({"scale_proposals": "all"}, "'all' without test.scales", "test.scales=(...)"),
-        ({"merge": "wbf"}, "'wbf' with one look only", "test.flip=True or test.sizes=(...)"),
+        ({"merge": "wbf"}, "'wbf' with one look only", "test.flip=True, test.sizes=(...) or test.tiles=PIXELS"),
+        ({"tiles": 63}, "63", "a number in [64, inf]"),
+        ({"tile_overlap": 0.9}, "0.9", "a number in [0, 0.9)"),
+        ({"tile_overlap": -0.1}, "-0.1", "a number in [0, 0.9)"),
         ({"refine": -1}, "-1", "a number in [0, inf]"),
         ({"region_side": 0.0}, "0.0", "a number in [1, inf]"),
         ({"sigma": 0.0}, "0.0", "a number above 0"),
@@ -60,7 +64,9 @@ def test_values_out_of_range(settings, words):
         TestSettings(**settings)
 
 
-@pytest.mark.parametrize("further", [{"scales": (64, 128)}, {"sizes": (64,)}, {"flip": True}, {"ensemble": ("a.pth",)}])
+@pytest.mark.parametrize(
+    "further", [{"scales": (64, 128)}, {"sizes": (64,)}, {"flip": True}, {"ensemble": ("a.pth",)}, {"tiles": 64}]
+)
 def test_cuda_graphs_are_for_one_look(further):
     TestSettings(compile="reduce-overhead")
     with pytest.raises(InputError, match="more than one look"):

@@ -100,6 +100,23 @@ def test_the_figures_are_COCOs(compared, tiny, made_results):
         assert [row["AP"] for row in part["classes"]] == pytest.approx([row.AP for row in figures.per_class])
 
 
+def test_the_least_certain_images_in_order(compared, made_results):
+    record, html, _ = compared
+    rows = record["detectors"][0]["uncertain_images"]
+    found = [row for row in json.loads(made_results[0].read_text()) if row["score"] > 0.1]
+    by_hand = {}
+    for row in found:
+        by_hand.setdefault(row["image_id"], []).append(1 - abs(2 * row["score"] - 1))
+    order = sorted(by_hand, key=lambda image: -np.mean(by_hand[image]))
+    assert [row["image"] for row in rows] == order[:3]
+    assert [row["margin"] for row in rows] == pytest.approx([np.mean(by_hand[image]) for image in order[:3]])
+    assert Page(html).tables["d1-uncertain"][1:] == [
+        [Path(row["file"]).name, *texts(row["margin"], row["mistakes"])] for row in rows
+    ]
+    sure = record["detectors"][1]["uncertain_images"]
+    assert [row["margin"] for row in sure] == pytest.approx([0.2] * 3)  # all of its scores are 0.9
+
+
 def test_the_images_are_the_worst_and_the_most_changed(compared):
     poor, sound = compared[0]["detectors"]
     assert len(poor["worst_images"]) == 3

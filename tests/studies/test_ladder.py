@@ -53,6 +53,23 @@ def test_each_row_is_what_eval_gives(det_config, write_config, nets):
         assert {f"coco/{k}": v for k, v in row.runs[0].items() if not k.startswith("class/")} == figures, row.name
 
 
+def test_tiles_are_a_last_row_that_the_paper_has_not(det_config, nets):
+    plain, _ = nets
+    asked = load_config(det_config, ["test.tiles=64"])
+    rows = climb(asked, [plain], ensemble=[plain, plain], scales=(48,))
+    assert [row.name for row in rows][-2:] == ["ensemble of 2 (paper: test-dev)", "+ tiles of 64 px"]
+    pyramid = ["test.refine=1", "test.vote=0.5", "test.nms_iou=0.3", "test.scales=(48,)"]
+    pair = [*pyramid, f"test.ensemble=({plain!r},)"]
+    for row, options in ((rows[0], []), (rows[-2], pair), (rows[-1], [*pair, "test.tiles=64"])):
+        figures = evaluate(load_experiment(load_config(det_config, options), plain))
+        assert {f"coco/{k}": v for k, v in row.runs[0].items() if not k.startswith("class/")} == figures, row.name
+    assert rows[-1].runs != rows[-2].runs  # some of the images are larger than a tile
+    cells = [cell.strip() for cell in as_markdown(rows).splitlines()[-1].strip("|").split("|")]
+    gain = rows[-1].mean("AP") - rows[-2].mean("AP")
+    assert cells[0] == "+ tiles of 64 px" and cells[1] == cells[3] == "" and cells[4] == f"{gain:+.1f}"
+    assert cells[5] == f"{rows[-1].mean('AP50'):.1f}"
+
+
 def test_shared_work_is_done_once_and_charged_to_each_row(det_config, nets, monkeypatch):
     plain, context = nets
     seen = []
@@ -133,6 +150,11 @@ def test_the_tool(det_config, nets, tmp_path, capsys):
     assert printed.splitlines()[-1] == "left out: ensemble, which needs several nets of a kind (--ensemble)"
     content = json.loads((tmp_path / "a.json").read_text())
     assert [row["name"] for row in content["rows"]] == [rung.name for rung in RUNGS[:4]]
+    tiles = ["--tiles", "64", "--out", str(tmp_path / "b.json")]
+    cli.ladder([str(det_config), "--baseline", plain, "--scales", "48", *tiles])
+    assert capsys.readouterr().out.splitlines()[5].startswith("| + tiles of 64 px")
+    last = json.loads((tmp_path / "b.json").read_text())["rows"][-1]
+    assert (last["name"], last["paper"]) == ("+ tiles of 64 px", None)
     assert content["scales"] == [48, 64] and content["rows"][1]["stages"]["refinement"] > 0
     assert (tmp_path / "a.md").read_text().startswith(printed.splitlines()[0][:20])
 
