@@ -28,7 +28,7 @@ from resdet.backbones import resnet_cifar, vgg
 from resdet.backbones.blocks import Bottleneck
 from resdet.backbones.checkpointing import checkpoint_blocks
 from resdet.backbones.families import family_of
-from resdet.backbones.levels import size_options
+from resdet.backbones.libraries import LIBRARIES
 from resdet.backbones.resnet import (
     STRIDES,
     WIDTHS,
@@ -174,39 +174,6 @@ class Backbones(Mapping[str, Backbone]):
             needed = "a name not taken yet" if name in self._entries else "a name without a slash"
             raise InputError("BACKBONES.register", found=repr(name), needed=needed)
         self._entries[name] = entry
-
-
-def _build_timm(model: str, num_classes: int) -> nn.Module:
-    import timm  # seconds of import, wanted by few commands
-
-    net = timm.create_model(model, num_classes=num_classes)
-    if options := size_options(type(net)):
-        return timm.create_model(model, num_classes=num_classes, **options)
-    return net
-
-
-def _build_torchvision(model: str, num_classes: int) -> nn.Module:
-    from torchvision.models import get_model
-
-    return get_model(model, num_classes=num_classes)
-
-
-def _timm_models() -> list[str]:
-    import timm
-
-    return timm.list_models()
-
-
-def _torchvision_models() -> list[str]:
-    import torchvision.models
-
-    return torchvision.models.list_models(module=torchvision.models)
-
-
-LIBRARIES = {
-    "timm": (_build_timm, _timm_models, "resnet50, resnet50d, resnext50_32x4d, seresnet50, wide_resnet50_2"),
-    "torchvision": (_build_torchvision, _torchvision_models, "resnet50, resnext50_32x4d, wide_resnet50_2"),
-}
 
 
 def _library_entry(library: str, model: str) -> Backbone:

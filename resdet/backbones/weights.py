@@ -19,8 +19,9 @@ import torchvision
 from torch import Tensor, nn
 
 from resdet.backbones.families import family_of
+from resdet.backbones.libraries import LIBRARIES
 from resdet.backbones.published import packaged_weights, read_published
-from resdet.backbones.registry import BACKBONES, LIBRARIES
+from resdet.backbones.registry import BACKBONES
 from resdet.backbones.vgg import from_timm
 from resdet.errors import InputError, listed
 from resdet.files import damaged_part
