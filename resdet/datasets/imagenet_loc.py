@@ -86,18 +86,15 @@ def read_imagenet_loc(
             raise InputError(f"classes of {source}", found=class_names, needed="one or more names, each once")
         files = [file for file in files if not os.path.dirname(file) or os.path.dirname(file) in set(class_names)]
     annotated = _with_annotations(files, xml_root)
-    records = read_records(
-        [os.path.join(image_root, file) for file, _ in annotated],
-        [os.path.join(xml_root, xml) for _, xml in annotated],
-        kept_as=kept_path(folder, f"{TASK}.{split}"),
-    )
+    named, xmls = [file for file, _ in annotated], [os.path.join(xml_root, xml) for _, xml in annotated]
+    paths = [os.path.join(image_root, file) for file in named]
+    records = read_records(paths, xmls, kept_as=kept_path(folder, f"{TASK}.{split}"))
     own = _own_classes(annotated, records)
     class_names = sorted(set(own) - {""}) if class_names is None else class_names
     if classes is None:
-        _check_known(own, class_names, [os.path.join(xml_root, xml) for _, xml in annotated])
+        _check_known(own, class_names, xmls)
     of_class = np.isin(own, class_names)
     matching = records.of_boxes((records.names == np.array(own, dtype=str)[records.rows]) & of_class[records.rows])
-    named = [file for file, _ in annotated]
     found = annotations_of(matching, named, classes=class_names, synsets=class_names, source=source, root=image_root)
     return _with_boxes(found, f"{len(files) - len(annotated)} without an annotation file", wanted=len(files))
 
