@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from resdet.datasets.images import SUFFIXES, image_size_hw
+from resdet.datasets.images import SUFFIXES
+from resdet.datasets.lenience import header_hw, is_lenient
 from resdet.errors import InputError, listed
 
 logger = logging.getLogger(__name__)
@@ -91,6 +92,8 @@ class Annotations:
     """(B,) int64 annotation ids (COCO), else 1..B."""
     repaired: Written | None = None
     """What the file says, where that is not quite what is above."""
+    left_out: int = 0
+    """Images that cannot be read and are not here (:mod:`resdet.datasets.readable`)."""
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -225,7 +228,8 @@ def find_images(
         For each name a path below ``image_root``.
 
     Raises:
-        InputError: the folder or a file is missing, a name leads out, or its last part is that of several files.
+        InputError: the folder or a file is missing (but in ``lenient``), a name leads out, or its last part is that of
+            several files.
     """
     where = f"image folder {image_root}"
     if not os.path.isdir(image_root):
@@ -252,7 +256,7 @@ def find_images(
             taken.add(places[0])
         else:
             missing.append(names[row])
-    if missing:
+    if missing and not is_lenient():
         raise InputError(
             where,
             found=f"{len(missing)} of {len(names)} images are missing; first: {', '.join(missing[:3])}",
@@ -284,5 +288,5 @@ def known_sizes(hw: np.ndarray, image_root: str, files: Sequence[str]) -> np.nda
     unknown = np.flatnonzero((hw <= 0).any(1))
     if len(unknown):
         hw = hw.copy()
-        hw[unknown] = [image_size_hw(os.path.join(image_root, files[int(i)])) for i in unknown]
+        hw[unknown] = [header_hw(os.path.join(image_root, files[int(i)])) for i in unknown]
     return hw

@@ -33,6 +33,8 @@ MAX_PIXELS = int(os.environ.get("RESDET_MAX_PIXELS", 250_000_000))
 Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, MAX_PIXELS)
 FULL = 65_535
 """White of 16 and of 32 bits."""
+NAMED = 5
+"""Files without their last bytes that a process warns of."""
 FAINT = 0.1
 """Least share of the range that deep pixels use without a warning."""
 
@@ -143,7 +145,12 @@ def _decoded(path: str | os.PathLike[str], least_side: int | None, *, rotate: bo
 
 @lru_cache(maxsize=1 << 16)  # once a file, though it is read in every epoch
 def _tell_cut(path: str) -> None:
-    logger.warning("image %s: its last bytes are missing, and no more than its last %d rows", path, LOST_ROWS)
+    number = _tell_cut.cache_info().misses
+    more = "; further ones are not named" if number == NAMED else ""
+    if number <= NAMED:
+        logger.warning(
+            "image %s: its last bytes are missing, and no more than its last %d rows%s", path, LOST_ROWS, more
+        )
 
 
 def _decode_jpeg(path: str | os.PathLike[str]) -> np.ndarray | None:
