@@ -7,8 +7,6 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from resdet.datasets.lenience import lenient
-from resdet.datasets.readable import without_unreadable
 from resdet.errors import InputError, nearest
 from resdet.settings import CHANGEABLE, SKIPS, Settings, arguments_of, data_arguments_of, marked, plain
 
@@ -61,6 +59,9 @@ class Call(NamedTuple):
         arguments = {**{name: getattr(self.settings, name) for name in said if name != SKIPS}, **given}
         if not getattr(self.settings, SKIPS, False):
             return self.function(**arguments)
+        from resdet.datasets.lenience import lenient  # a detector that is but used needs no reader of data
+        from resdet.datasets.readable import without_unreadable
+
         with lenient():
             return without_unreadable(self.function(**arguments))
 
