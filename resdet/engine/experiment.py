@@ -23,6 +23,7 @@ from resdet.datasets.views import collate_views
 from resdet.engine import distributed
 from resdet.engine.checkpoints import check_same
 from resdet.engine.config import ExperimentConfig
+from resdet.engine.metrics import Unscored
 from resdet.engine.settings import Loader
 from resdet.errors import InputError, listed
 
@@ -70,8 +71,13 @@ def build_experiment(config: ExperimentConfig, *, load_init: bool) -> Experiment
     return Experiment(config, train_set, test_set, classes, net, adapter, config.task.metric(config, test_set))
 
 
-def load_experiment(config: ExperimentConfig, checkpoint: str | Path) -> Experiment:
+def load_experiment(config: ExperimentConfig, checkpoint: str | Path, *, unscored: bool = False) -> Experiment:
     """The test set and the net of a config, with the weights of a checkpoint, answering as section ``test`` says.
+
+    Args:
+        config: checked.
+        checkpoint: of its net.
+        unscored: a test set may have no box; there are no figures then.
 
     Raises:
         InputError: the checkpoint is of another task, architecture or set of classes than config and data.
@@ -91,7 +97,9 @@ def load_experiment(config: ExperimentConfig, checkpoint: str | Path) -> Experim
     adapter = task.adapter(net)
     load_exactly(adapter, loaded["state_dict"], source=checkpoint)
     adapter = task.tested(config, adapter, classes)
-    return Experiment(config, None, test_set, classes, net, adapter, task.metric(config, test_set))
+    blind = unscored and isinstance(test_set, DetectionDataset) and not len(test_set.annotations.written.boxes)
+    metric = Unscored(test_set.annotations) if blind else task.metric(config, test_set)
+    return Experiment(config, None, test_set, classes, net, adapter, metric)
 
 
 def _test_set(config: ExperimentConfig, classes: tuple[str, ...]) -> Dataset:
