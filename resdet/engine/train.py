@@ -31,7 +31,7 @@ from resdet.engine.signals import StopOnSignal
 from resdet.engine.tasks.base import with_trained_backbone
 from resdet.errors import InputError
 from resdet.evaluation.report import provenance, write_json
-from resdet.files import held
+from resdet.files import held, remove_strays
 
 
 def train(
@@ -102,11 +102,12 @@ def train(
 
 @contextmanager
 def _alone(work_dir: Path) -> Iterator[None]:
-    """Two runs in one folder would write over each other's checkpoints."""
+    """Two runs in one folder would write over each other's checkpoints. What a killed one has left goes."""
     with ExitStack() as stack:
         if not distributed.rank():
             try:
                 stack.enter_context(held(work_dir))
+                remove_strays(work_dir)
             except BlockingIOError as error:
                 needed = "another --work-dir, or the end of that run"
                 raise InputError(f"work dir {work_dir}", found="a run that is going on there", needed=needed) from error
