@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
@@ -19,6 +20,7 @@ def run(main: Callable[[], None]) -> None:
     from resdet.cpu.memory import keep_freed_memory
     from resdet.errors import InputError, Stopped
 
+    _print_anything()
     _tell()
     try:
         _check_environment()
@@ -65,6 +67,13 @@ def _group() -> ModuleType | None:
     """:mod:`resdet.engine.distributed` where this is one of several processes."""
     module = sys.modules.get("resdet.engine.distributed")
     return module if module is not None and module.world_size() > 1 else None
+
+
+def _print_anything() -> None:
+    """Consoles and files of cp1252 and the like get escapes in place of the names that they cannot hold."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _tell() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -21,6 +22,8 @@ from resdet.errors import InputError, listed
 
 logger = logging.getLogger(__name__)
 
+HOW = sys.getfilesystemencodeerrors()
+"""What becomes of bytes in names of files that are no text."""
 ROUNDING = 0.1
 """Pixels by which a box may leave its image without a word: COCO writes two decimals, and sums of them overshoot."""
 
@@ -33,7 +36,7 @@ class FileNames(Sequence[str]):
     """
 
     def __init__(self, names: Sequence[str]) -> None:
-        encoded = [os.fsencode(name) for name in names]
+        encoded = [name.encode("utf-8", HOW) for name in names]
         self._bytes = np.frombuffer(b"".join(encoded), dtype=np.uint8)
         self._offsets = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
 
@@ -43,7 +46,7 @@ class FileNames(Sequence[str]):
     def __getitem__(self, index: int) -> str:
         if not 0 <= index < len(self):
             raise IndexError(index)
-        return os.fsdecode(self._bytes[self._offsets[index] : self._offsets[index + 1]].tobytes())
+        return self._bytes[self._offsets[index] : self._offsets[index + 1]].tobytes().decode("utf-8", HOW)
 
 
 class Written(NamedTuple):
