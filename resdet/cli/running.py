@@ -35,15 +35,24 @@ def run(main: Callable[[], None]) -> None:
     except BrokenPipeError:  # whoever read the output, `head` say, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:  # a folder that is a file, no permission, a full disk
-        _exit(1, f"error: {error.filename or 'file system'}\n  found:  {error.strerror or error}")
+        _exit(1, _of_loaders(error) or f"error: {error.filename or 'file system'}\n  found:  {error.strerror or error}")
     except KeyboardInterrupt:
         _exit(1, "\nstopped; a training run goes on with --resume")
     except Exception as error:  # a fault of ours, or another process has ended
+        if told := _of_loaders(error):
+            _exit(1, told)
         distributed = _group()
         if distributed is None:
             raise
         other = distributed.end_of_others(error)
         _exit(1, traceback.format_exc() if other is None else f"error: {other}")
+
+
+def _of_loaders(error: Exception) -> str | None:
+    """The message where loader processes are the cause."""
+    module = sys.modules.get("resdet.datasets.sending")
+    fault = None if module is None else module.fault_of_loaders(error)
+    return None if fault is None else f"error: {fault}"
 
 
 def _exit(code: int, message: str = "") -> None:

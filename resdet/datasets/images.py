@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import struct
@@ -267,6 +268,8 @@ def _loaded(image: Image.Image, path: str | os.PathLike[str], least_side: int | 
 
 
 def _undecodable(path: str | os.PathLike[str], error: Exception) -> InputError:
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        raise error  # too many open files, which is no fault of the image
     if isinstance(error, FileNotFoundError):
         return InputError(f"image {os.fspath(path)}", found="no such file", needed="a readable image file")
     size = f"{os.path.getsize(path):,} bytes" if os.path.isfile(path) else "not a file"

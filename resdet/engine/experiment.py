@@ -19,6 +19,7 @@ from resdet.backbones.weights import NotFetched, load_exactly
 from resdet.datasets.detection import DetectionDataset
 from resdet.datasets.loading import EvaluationShare, TrainBatches, collate
 from resdet.datasets.resident import ResidentBatches, ResidentDataset
+from resdet.datasets.sending import Sending, raise_file_limit
 from resdet.datasets.views import collate_views
 from resdet.engine import distributed
 from resdet.engine.checkpoints import check_same
@@ -217,11 +218,13 @@ def data_loader(data: Dataset, settings: Loader, *, kept: bool = False) -> Itera
 def _loader(data: Dataset, batches: TrainBatches | EvaluationShare, workers: int, *, kept: bool = False) -> Iterable:
     if isinstance(data, ResidentDataset):
         return ResidentBatches(data, batches, device=distributed.device())
+    if workers:
+        raise_file_limit()
     return DataLoader(
         data,
         batch_sampler=batches,
         num_workers=workers,
-        collate_fn=collate if isinstance(data, DetectionDataset) else collate_views,
+        collate_fn=Sending(collate if isinstance(data, DetectionDataset) else collate_views),
         pin_memory=torch.cuda.is_available(),
         persistent_workers=kept and workers > 0,
     )

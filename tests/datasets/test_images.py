@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import struct
 
@@ -120,6 +121,18 @@ def test_too_many_pixels(tmp_path, monkeypatch):
             read(path)
     monkeypatch.setattr(images, "MAX_PIXELS", 1200)
     assert read_image(path).shape == (30, 40, 3)
+
+
+def test_too_many_open_files_are_no_fault_of_an_image(tmp_path, monkeypatch):
+    path = save(tmp_path / "a.png", Image.new("RGB", (4, 3)))
+
+    def none_left(*_, **__):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(images.Image, "open", none_left)
+    for read in (read_image, image_size_hw):
+        with pytest.raises(OSError, match="Too many open files"):
+            read(path)
 
 
 def test_a_jpeg_that_lacks_its_last_bytes(tmp_path, caplog):
