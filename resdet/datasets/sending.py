@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -32,6 +33,7 @@ SPARE = 16
 """Files that must be left for the thread that sends."""
 FILES = 65_536
 """Open files that are asked for, where the system allows more than it gives by itself (1,024)."""
+_ENDED = re.compile(r"DataLoader worker \(pid\(?s?\)? ([\d, ]+)\) (?:is killed by signal: (\w[\w ]*)|exited)")
 ROOM = "docker run --shm-size=8g or --ipc=host; or loader.workers=0"
 
 
@@ -117,16 +119,21 @@ def raise_file_limit() -> None:
 def fault_of_loaders(error: BaseException) -> InputError | None:
     """What the end of a loader process, or too few files, means; None for any other error."""
     text = str(error)
-    if ended := re.search(
-        r"DataLoader worker \(pid\(?s?\)? ([\d, ]+)\) (?:is killed by signal: (\w[\w ]*)|exited)", text
-    ):
-        how = f"killed by the system ({ended[2].strip()})" if ended[2] else "ended all of a sudden"
-        needed = "memory: fewer loader.workers, a smaller loader.batch_size, loader.reduce=True; or loader.workers=0"
-        if ended[2] and ended[2].startswith("Bus"):
-            needed = f"more shared memory: {ROOM}"
-        return InputError(f"loader process {ended[1].strip()}", found=how, needed=needed)
     few = "ancillary data" in text or "Too many open files" in text
     if few and isinstance(error, (RuntimeError, OSError)):
         needed = "a higher limit (ulimit -n 65536), fewer loader.workers, or loader.workers=0"
         return InputError("loader processes", found="too many open files", needed=needed)
-    return None
+    ended = _ENDED.search(text) if isinstance(error, RuntimeError) else None
+    if ended is None and not _in_receipt(error):
+        return None
+    name = f"loader process {ended[1].strip()}" if ended else "a loader process"
+    signal = (ended[2] or "").strip() if ended else ""
+    needed = "memory: fewer loader.workers, a smaller loader.batch_size, loader.reduce=True; or loader.workers=0"
+    needed = f"more shared memory: {ROOM}" if signal.startswith("Bus") else needed
+    return InputError(name, found=f"killed by the system ({signal})" if signal else "ended suddenly", needed=needed)
+
+
+def _in_receipt(error: BaseException) -> bool:
+    """Whether a connection broke while a tensor was fetched from a loader process, which torch may not know ended."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return isinstance(error, (OSError, EOFError)) and any(frame.name == "rebuild_storage_fd" for frame in frames)

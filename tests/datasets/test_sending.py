@@ -116,12 +116,22 @@ class Deadly(Noise):
 
 def test_a_killed_process_is_named():
     began = time.monotonic()
-    with pytest.raises(RuntimeError) as caught:
+    with pytest.raises((RuntimeError, OSError, EOFError)) as caught:
         list(DataLoader(Deadly(), batch_size=1, num_workers=1, collate_fn=Sending(collate)))
     assert time.monotonic() - began < 60
     told = str(fault_of_loaders(caught.value))
-    assert re.match(r"loader process \d+\n  found:  (killed by the system|ended all of a sudden)", told)
+    assert re.match(r"(a loader process|loader process \d+)\n  found:  (killed by the system|ended suddenly)", told)
     assert "memory: fewer loader.workers" in told
+
+
+def test_a_connection_that_breaks_in_between():
+    def rebuild_storage_fd():
+        raise ConnectionResetError(104, "Connection reset by peer")
+
+    with pytest.raises(ConnectionResetError) as caught:
+        rebuild_storage_fd()
+    assert str(fault_of_loaders(caught.value)).startswith("a loader process\n  found:  ended suddenly")
+    assert fault_of_loaders(ConnectionResetError(104, "Connection reset by peer")) is None
 
 
 def test_other_ends_by_hand():
@@ -130,7 +140,7 @@ def test_other_ends_by_hand():
     assert told.startswith("loader process 12\n  found:  killed by the system (Bus error)") and "--shm-size" in told
     assert "--ipc=host" in told and "loader.workers=0" in told
     told = str(fault_of_loaders(RuntimeError("DataLoader worker (pid(s) 12, 13) exited unexpectedly")))
-    assert told.startswith("loader process 12, 13\n  found:  ended all of a sudden")
+    assert told.startswith("loader process 12, 13\n  found:  ended suddenly")
     for error in (RuntimeError("received 0 items of ancillary data"), OSError(24, "Too many open files")):
         assert "ulimit -n" in str(fault_of_loaders(error))
     assert fault_of_loaders(RuntimeError("shapes differ")) is None and fault_of_loaders(OSError(28, "full")) is None
