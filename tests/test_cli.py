@@ -17,7 +17,6 @@ from PIL import Image
 
 from resdet import cli
 from resdet.cli import running
-from resdet.datasets.detection import DetectionDataset
 from resdet.engine.checkpoints import read_checkpoint
 from resdet.engine.config import load_config
 from resdet.engine.evaluate import evaluate
@@ -161,23 +160,6 @@ def test_a_test_set_without_boxes_gives_results_and_no_figures(det_config, train
     assert "found:  no boxes" in message and "--save-detections" in message
     assert "no boxes" in mistake("eval", det_config, "--detections", known, "--cfg-options", blind)
     assert "no boxes" in mistake("train_det", det_config, "--work-dir", tmp_path / "run", "--cfg-options", blind)
-
-
-def test_loader_processes_that_the_system_kills(det_config, tmp_path, monkeypatch):
-    real = DetectionDataset.__getitem__
-
-    def deadly(self, key):
-        if torch.utils.data.get_worker_info() is not None:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return real(self, key)
-
-    monkeypatch.setattr(DetectionDataset, "__getitem__", deadly)
-    message = mistake("train_det", det_config, "--work-dir", tmp_path / "run", "--cfg-options", "loader.workers=1")
-    assert (
-        message.split("\n")[0].startswith(("error: loader process ", "error: a loader process"))
-        and "loader.workers=0" in message
-    )
-    assert message.count("\n") == 2
 
 
 def test_a_console_that_cannot_print_a_name(det_config, trained, tiny, tmp_path):

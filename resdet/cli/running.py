@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import logging
 import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from types import ModuleType
@@ -50,6 +52,8 @@ def run(main: Callable[[], None]) -> None:
 
 def _of_loaders(error: Exception) -> str | None:
     """The message where loader processes are the cause."""
+    if hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's would raise a second error in the midst of this
     module = sys.modules.get("resdet.datasets.sending")
     fault = None if module is None else module.fault_of_loaders(error)
     return None if fault is None else f"error: {fault}"
