@@ -46,6 +46,26 @@ def replacing(path: str | Path) -> Iterator[IO[bytes]]:
         beside.unlink(missing_ok=True)
 
 
+def remove_strays(folder: str | Path) -> None:
+    """Remove what :func:`replacing` could not, in a folder, since its process was killed."""
+    for path in Path(folder).glob(".*.*.*"):
+        number = path.name.rpartition(".")[2]
+        if number.isdigit() and path.is_file() and _has_ended(int(number)):
+            path.unlink(missing_ok=True)
+
+
+def _has_ended(process: int) -> bool:
+    if fcntl is None:  # Windows has no signal 0, which asks only
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    except (PermissionError, OverflowError):  # somebody else's; not the number of a process
+        return False
+    return False
+
+
 def damaged_part(path: str | Path) -> str | None:
     """The part of a zip (a ``.pth`` is one) whose checksum is wrong; None if all are right, or it is no zip.
 
@@ -113,6 +133,7 @@ def keep_arrays(path: Path, fingerprint: str, arrays: Mapping[str, np.ndarray]) 
         with replacing(path) as file:
             contents: dict[str, Any] = {**arrays, "fingerprint": np.array(fingerprint)}
             np.savez(file, **contents)
+        remove_strays(path.parent)
     except OSError as error:
         logger.info("%s is not kept: %s", path, error)
 

@@ -23,6 +23,8 @@ from resdet.errors import InputError, nearest
 
 S = TypeVar("S", bound="Settings")
 T = TypeVar("T")
+SKIPS = "skip_unreadable"
+"""Setting of all data: leave out the pictures that cannot be read."""
 CHANGEABLE = "changeable"
 """Marks a setting of a net that may differ between training and test."""
 
@@ -140,6 +142,13 @@ def arguments_of(function: Callable) -> type[Settings]:
         for name, parameter in parameters.items()
     }
     return create_model(function.__name__, __base__=Settings, **fields)
+
+
+@cache
+def data_arguments_of(function: Callable) -> type[Settings]:
+    """:func:`arguments_of` a reader of data, and what every reader takes."""
+    fields: Any = {SKIPS: (bool, False)}
+    return create_model(function.__name__, __base__=arguments_of(function), **fields)
 
 
 def takes_settings(build: Callable[[S], T]) -> Callable[..., T]:

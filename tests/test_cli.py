@@ -142,6 +142,49 @@ def test_detections_that_were_saved_score_the_same(det_config, trained, tmp_path
     assert a["per_class"] == b["per_class"]
 
 
+def test_a_test_set_without_boxes_gives_results_and_no_figures(det_config, trained, tiny, tmp_path, capsys):
+    content = json.loads(tiny.val.read_text())
+    del content["annotations"]
+    (tmp_path / "testdev.json").write_text(json.dumps(content))
+    last, blind = trained / "last.pth", f"test_data.annotation_file={tmp_path / 'testdev.json'}"
+    seen, known, out = (tmp_path / name for name in ("seen.json", "known.json", "out.json"))
+    assert call("eval", det_config, last, "--save-detections", known) is None
+    capsys.readouterr()
+    for metric in ("coco", "voc07"):
+        options = ["--cfg-options", blind, f"metric={metric}"]
+        assert call("eval", det_config, last, "--save-detections", seen, "--out", out, *options) is None
+        assert "No figures: " in capsys.readouterr().out
+        assert json.loads(seen.read_text()) == json.loads(known.read_text()) != []
+        assert json.loads(out.read_text())["figures"] == {}
+    message = mistake("eval", det_config, last, "--cfg-options", blind)
+    assert "found:  no boxes" in message and "--save-detections" in message
+    assert "no boxes" in mistake("eval", det_config, "--detections", known, "--cfg-options", blind)
+    assert "no boxes" in mistake("train_det", det_config, "--work-dir", tmp_path / "run", "--cfg-options", blind)
+
+
+def test_a_console_that_cannot_print_a_name(det_config, trained, tiny, tmp_path):
+    names = ("猫", "Straße", "ž")
+    content = json.loads(tiny.val.read_text())
+    for category, name in zip(content["categories"], names, strict=True):
+        category["name"] = name
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    arguments = [det_config, "--detections", tmp_path / "val.json", "--out", tmp_path / "out.json"]
+    words = command("eval", *arguments, "--cfg-options", f"test_data.annotation_file={tmp_path / 'val.json'}")
+    for encoding, told in (
+        ("cp1252", ("\\u732b ", "Straße ", "ž ")),
+        ("ascii", ("\\u732b ", "Stra\\xdfe ", "\\u017e ")),
+    ):
+        environment = {**os.environ, "PYTHONIOENCODING": encoding}
+        ran = subprocess.run(words, capture_output=True, env=environment)
+        lines = ran.stdout.decode(encoding).splitlines()
+        assert ran.returncode == 0, ran.stderr
+        assert all(any(line.startswith(name) for line in lines) for name in told), lines
+        rows = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))["per_class"]
+        assert sorted(row["name"] for row in rows) == sorted(names)
+        ran = subprocess.run([*words, "test_data.classes=鳥"], capture_output=True, env=environment)
+        assert ran.returncode == 1 and b"found:  '\\u9ce5'" in ran.stderr and b"Traceback" not in ran.stderr
+
+
 def test_looking_more_than_once(det_config, trained, tiny, tmp_path, capsys):
     last = trained / "last.pth"
     flags = ["--refine", "--vote", "--scales", "48", "64", "--flip", "--nms", "gaussian", "--ensemble", str(last)]

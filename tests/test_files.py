@@ -17,7 +17,17 @@ from resdet.backbones.published import publish
 from resdet.backbones.weights import read_weights
 from resdet.engine.checkpoints import read_checkpoint
 from resdet.errors import InputError
-from resdet.files import cache_folder, damaged_part, held, keep_arrays, kept_arrays, kept_path, replacing, sha256
+from resdet.files import (
+    cache_folder,
+    damaged_part,
+    held,
+    keep_arrays,
+    kept_arrays,
+    kept_path,
+    remove_strays,
+    replacing,
+    sha256,
+)
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
@@ -29,6 +39,20 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
         raise ZeroDivisionError
     assert path.read_bytes() == b"first" and [p.name for p in path.parent.iterdir()] == ["a.bin"]
     assert sha256(path) == hashlib.sha256(b"first").hexdigest()
+
+
+def test_strays_of_killed_processes_go(tmp_path):
+    code = "import os, sys; from resdet.files import replacing\n"
+    code += "with replacing(sys.argv[1]) as file:\n os.kill(os.getpid(), 9)"
+    for name in ("last.pth", "best.pth"):
+        subprocess.run([sys.executable, "-c", code, tmp_path / name], check=False)
+    strays = list(tmp_path.iterdir())
+    assert len(strays) == 2 and all(path.name.startswith((".last.pth.", ".best.pth.")) for path in strays)
+    kept = [f".last.pth.{os.getpid()}", ".last.pth.x", ".notes.2024", "last.pth.99999999", f".a.b.{10**30}", ".a.pth.1"]
+    for name in kept:
+        (tmp_path / name).touch()
+    remove_strays(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)
 
 
 def test_the_cache_folder(monkeypatch, tmp_path):

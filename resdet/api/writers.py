@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -176,10 +177,17 @@ class Crops(Writer):
         for row, (box, label) in enumerate(zip(found.boxes.tolist(), found.labels.tolist(), strict=True), 1):
             left, top = (int(min(value, side - 1)) for value, side in zip(box[:2], (width, height), strict=True))
             right, bottom = max(left + 1, round(box[2])), max(top + 1, round(box[3]))
-            folder = self.out / "crops" / re.sub(r"[^\w. -]", "_", self.classes[label])
+            folder = self.out / "crops" / folder_name(self.classes[label])
             folder.mkdir(parents=True, exist_ok=True)
             pixels = frame.pixels[:, top:bottom, left:right].permute(1, 2, 0).contiguous()
             Image.fromarray(pixels.numpy()).save(folder / f"{name}_{row}.png")
+
+
+def folder_name(text: str) -> str:
+    """A class name as the name of a folder, with escapes for what the file system cannot hold."""
+    encoding = sys.getfilesystemencoding()
+    held = text.encode(encoding, "backslashreplace").decode(encoding)
+    return re.sub(r"[^\w. -]", "_", held).strip(". ") or "_"
 
 
 WRITERS = MappingProxyType({"pictures": Pictures, "coco": Coco, "yolo": Yolo, "voc": Voc, "csv": Csv, "crops": Crops})

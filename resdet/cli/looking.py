@@ -61,7 +61,7 @@ def _climb(args: argparse.Namespace) -> None:
     print(table)
     if args.markdown:
         Path(args.markdown).parent.mkdir(parents=True, exist_ok=True)
-        Path(args.markdown).write_text(f"{table}\n\n`python tools/ladder.py {' '.join(sys.argv[1:])}`\n")
+        Path(args.markdown).write_text(f"{table}\n\n`python tools/ladder.py {' '.join(sys.argv[1:])}`\n", "utf-8")
     if out := args.out or (args.work_dir and Path(args.work_dir) / "ladder.json"):
         nets = {kind: {path: file_hash(path) for path in paths} for kind, paths in kinds.items()}
         record = provenance(args.config, args.baseline[0], seed=config.run.seed)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from types import ModuleType
@@ -19,6 +22,7 @@ def run(main: Callable[[], None]) -> None:
     from resdet.cpu.memory import keep_freed_memory
     from resdet.errors import InputError, Stopped
 
+    _print_anything()
     _tell()
     try:
         _check_environment()
@@ -33,15 +37,26 @@ def run(main: Callable[[], None]) -> None:
     except BrokenPipeError:  # whoever read the output, `head` say, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:  # a folder that is a file, no permission, a full disk
-        _exit(1, f"error: {error.filename or 'file system'}\n  found:  {error.strerror or error}")
+        _exit(1, _of_loaders(error) or f"error: {error.filename or 'file system'}\n  found:  {error.strerror or error}")
     except KeyboardInterrupt:
         _exit(1, "\nstopped; a training run goes on with --resume")
     except Exception as error:  # a fault of ours, or another process has ended
+        if told := _of_loaders(error):
+            _exit(1, told)
         distributed = _group()
         if distributed is None:
             raise
         other = distributed.end_of_others(error)
         _exit(1, traceback.format_exc() if other is None else f"error: {other}")
+
+
+def _of_loaders(error: Exception) -> str | None:
+    """The message where loader processes are the cause."""
+    if hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's would raise a second error in the midst of this
+    module = sys.modules.get("resdet.datasets.sending")
+    fault = None if module is None else module.fault_of_loaders(error)
+    return None if fault is None else f"error: {fault}"
 
 
 def _exit(code: int, message: str = "") -> None:
@@ -65,6 +80,13 @@ def _group() -> ModuleType | None:
     """:mod:`resdet.engine.distributed` where this is one of several processes."""
     module = sys.modules.get("resdet.engine.distributed")
     return module if module is not None and module.world_size() > 1 else None
+
+
+def _print_anything() -> None:
+    """Consoles and files of cp1252 and the like get escapes in place of the names that they cannot hold."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _tell() -> None:

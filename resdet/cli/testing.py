@@ -48,16 +48,18 @@ def evaluate(arguments: Sequence[str] | None = None) -> None:
         config = _config_of_eval(args)
         distributed.start(args.launcher, timeout=config.run.start_timeout)
         costs: dict[str, float] = {}
+        left_out = 0
         if args.detections:
             figures, metric = evaluate_detections(config, args.detections)
+            left_out = metric.annotations.left_out
         else:
-            experiment = load_experiment(config, args.checkpoint)
+            experiment = load_experiment(config, args.checkpoint, unscored=args.save_detections is not None)
             figures = run_evaluation(experiment, work_dir=args.work_dir, launcher=args.launcher)
-            metric = experiment.metric
+            metric, left_out = experiment.metric, getattr(experiment.test_set, "left_out", 0)
             if config.task.name == "detection":
                 costs = experiment.adapter.net.seconds_per_image()
         if not distributed.rank():
-            _tell(args, config, figures, metric, costs)
+            _tell(args, config, figures, metric, {"seconds_per_image": costs, "images_left_out": left_out})
 
     run(main)
 
@@ -75,7 +77,11 @@ def _parser_of_eval() -> argparse.ArgumentParser:
     add_data(parser)
     parser.add_argument("--detections", metavar="FILE", help="score a COCO results file instead of a net")
     parser.add_argument("--out", metavar="FILE", help="write figures, classes and provenance as JSON")
-    parser.add_argument("--save-detections", metavar="FILE", help="write the detections as a COCO results file")
+    parser.add_argument(
+        "--save-detections",
+        metavar="FILE",
+        help="write the detections as a COCO results file, also of a test set without boxes",
+    )
     parser.add_argument("--amp", action="store_true", help="mixed precision: bfloat16")
     for add in (add_test, add_views, add_localizers, add_common):
         add(parser)
@@ -95,27 +101,31 @@ def _config_of_eval(args: argparse.Namespace) -> ExperimentConfig:
 
 
 def _tell(
-    args: argparse.Namespace, config: ExperimentConfig, figures: dict[str, float], metric: Any, costs: dict[str, float]
+    args: argparse.Namespace, config: ExperimentConfig, figures: dict[str, float], metric: Any, facts: dict[str, Any]
 ) -> None:
     """Print and write what was measured."""
     from resdet.evaluation.report import format_table, provenance, write_json
 
     detection = config.task.name == "detection"
-    if detection:
+    if detection and metric.report is None:
+        print(f"No figures: {metric.annotations.source} has no boxes.")
+    elif detection:
         print(format_table(metric.report))
     else:
         print("\n".join(f"{name:<16} {value:.4f}" for name, value in figures.items()))
-    if detection and config.metric != "coco":
+    if detection and config.metric != "coco" and figures:
         print(f"\nby COCO's protocol: mAP@[.5,.95] {figures['coco/AP']:.3f}  mAP@.5 {figures['coco/AP50']:.3f}")
-    if costs:
+    if costs := facts["seconds_per_image"]:
         print(f"\n{costs_line(costs)}")
+    if left_out := facts["images_left_out"]:
+        print(f"\nThese figures leave out {left_out} images that cannot be read (test_data.skip_unreadable).")
     if args.save_detections:
         write_json(args.save_detections, metric.rows)
     if out := args.out or (args.work_dir and Path(args.work_dir) / "eval.json"):
         scored = args.checkpoint or args.detections
         record = provenance(config.filename, scored, seed=config.run.seed, config_text=config.text)
-        per_class = getattr(metric.report, "per_class", ()) if detection else ()
-        write_json(out, {"figures": figures, "per_class": per_class, "seconds_per_image": costs, **record})
+        per_class = getattr(metric.report, "per_class", ()) if detection and figures else ()
+        write_json(out, {"figures": figures, "per_class": per_class, **facts, **record})
 
 
 def _config_and_checkpoint(parser: argparse.ArgumentParser, args: argparse.Namespace) -> tuple[str | None, str | None]:

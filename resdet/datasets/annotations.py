@@ -9,17 +9,21 @@ from __future__ import annotations
 import logging
 import os
 import re
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 
-from resdet.datasets.images import SUFFIXES, image_size_hw
+from resdet.datasets.images import SUFFIXES
+from resdet.datasets.lenience import header_hw, is_lenient
 from resdet.errors import InputError, listed
 
 logger = logging.getLogger(__name__)
 
+HOW = sys.getfilesystemencodeerrors()
+"""What becomes of bytes in names of files that are no text."""
 ROUNDING = 0.1
 """Pixels by which a box may leave its image without a word: COCO writes two decimals, and sums of them overshoot."""
 
@@ -32,7 +36,7 @@ class FileNames(Sequence[str]):
     """
 
     def __init__(self, names: Sequence[str]) -> None:
-        encoded = [os.fsencode(name) for name in names]
+        encoded = [name.encode("utf-8", HOW) for name in names]
         self._bytes = np.frombuffer(b"".join(encoded), dtype=np.uint8)
         self._offsets = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
 
@@ -42,7 +46,7 @@ class FileNames(Sequence[str]):
     def __getitem__(self, index: int) -> str:
         if not 0 <= index < len(self):
             raise IndexError(index)
-        return os.fsdecode(self._bytes[self._offsets[index] : self._offsets[index + 1]].tobytes())
+        return self._bytes[self._offsets[index] : self._offsets[index + 1]].tobytes().decode("utf-8", HOW)
 
 
 class Written(NamedTuple):
@@ -91,6 +95,8 @@ class Annotations:
     """(B,) int64 annotation ids (COCO), else 1..B."""
     repaired: Written | None = None
     """What the file says, where that is not quite what is above."""
+    left_out: int = 0
+    """Images that cannot be read and are not here (:mod:`resdet.datasets.readable`)."""
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -225,7 +231,8 @@ def find_images(
         For each name a path below ``image_root``.
 
     Raises:
-        InputError: the folder or a file is missing, a name leads out, or its last part is that of several files.
+        InputError: the folder or a file is missing (but in ``lenient``), a name leads out, or its last part is that of
+            several files.
     """
     where = f"image folder {image_root}"
     if not os.path.isdir(image_root):
@@ -252,7 +259,7 @@ def find_images(
             taken.add(places[0])
         else:
             missing.append(names[row])
-    if missing:
+    if missing and not is_lenient():
         raise InputError(
             where,
             found=f"{len(missing)} of {len(names)} images are missing; first: {', '.join(missing[:3])}",
@@ -284,5 +291,5 @@ def known_sizes(hw: np.ndarray, image_root: str, files: Sequence[str]) -> np.nda
     unknown = np.flatnonzero((hw <= 0).any(1))
     if len(unknown):
         hw = hw.copy()
-        hw[unknown] = [image_size_hw(os.path.join(image_root, files[int(i)])) for i in unknown]
+        hw[unknown] = [header_hw(os.path.join(image_root, files[int(i)])) for i in unknown]
     return hw

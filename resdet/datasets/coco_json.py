@@ -254,8 +254,8 @@ def _tell_repeats(path: str, content: dict) -> None:
 def _can_be_written(value: object) -> bool:
     """Whether a text can be a file's name and be shown: half of a pair of surrogates cannot."""
     try:
-        os.fsencode(str(value))
-    except (UnicodeError, ValueError):
+        str(value).encode("utf-8", "surrogateescape")
+    except UnicodeError:
         return False
     return "\0" not in str(value)
 

@@ -47,6 +47,11 @@ class DetectionDataset(Dataset):
         """K names; index = label."""
         return self.annotations.classes
 
+    @property
+    def left_out(self) -> int:
+        """Images that cannot be read and are not here."""
+        return self.annotations.left_out
+
     def __len__(self) -> int:
         return len(self.annotations)
 

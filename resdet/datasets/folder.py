@@ -91,6 +91,7 @@ class FolderDataset(Dataset):
     def __init__(self, root: str | Path, split: str, *, view: View, least_side: int | None = None) -> None:
         self.index = read_folder(root, split)
         self.view, self.least_side = view, least_side
+        self.left_out = 0
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -20,7 +20,8 @@ from typing import NamedTuple
 import numpy as np
 
 from resdet.datasets.annotations import Annotations, FileNames, check_boxes
-from resdet.datasets.images import image_size_hw, open_image
+from resdet.datasets.images import open_image
+from resdet.datasets.lenience import header_hw
 from resdet.datasets.voc_xml import parse_xml
 from resdet.errors import InputError, listed
 from resdet.files import keep_arrays, kept_arrays
@@ -203,7 +204,9 @@ def annotations_of(
 
 def _settle(annotated: tuple[int, int], path: str) -> tuple[tuple[int, int], tuple[float, float, float, float] | None]:
     """Size of the image that the boxes shall be on, and the ratios that take them there; None for as they are."""
-    shown = image_size_hw(path)
+    shown = header_hw(path)
+    if 0 in shown:
+        return (max(annotated[0], 1), max(annotated[1], 1)), None
     if annotated == shown or 0 in annotated:
         return shown, None
     if annotated == shown[::-1]:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import struct
+from functools import lru_cache
+from io import BytesIO
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image
 
+from resdet.datasets.cut_short import END, LOST_ROWS, ends_filled, is_grey, jpeg_rows_lost, rows_lost
 from resdet.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -30,10 +34,10 @@ MAX_PIXELS = int(os.environ.get("RESDET_MAX_PIXELS", 250_000_000))
 Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, MAX_PIXELS)
 FULL = 65_535
 """White of 16 and of 32 bits."""
+NAMED = 5
+"""Files without their last bytes that a process warns of."""
 FAINT = 0.1
 """Least share of the range that deep pixels use without a warning."""
-LOST_ROWS = 16
-"""Rows at the lower edge of a JPEG cut short that may be without content: those of its last blocks."""
 
 SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
 """Endings of the files that count as images, in any case."""
@@ -61,8 +65,8 @@ def read_image(path: str | os.PathLike[str], *, rotate: bool = True) -> np.ndarr
     """Decode an image file.
 
     Grey-scale, palette, 1-bit, CMYK (Adobe's inverted kind too) and alpha images become RGB; alpha is dropped without
-    blending. Deep pixels become 8 bits by one rule, see :func:`eight_bits`. Of several frames the first is read. A JPEG
-    that lacks its last bytes, but no rows, is read with a warning.
+    blending. Deep pixels become 8 bits by one rule, see :func:`eight_bits`. Of several frames the first is read. A file
+    that lacks its last bytes, but no rows, is read with a warning; one that lacks rows is not, closed or not.
 
     Args:
         path: anything Pillow reads: JPEG, PNG, TIFF, WebP, BMP, GIF and more.
@@ -72,7 +76,7 @@ def read_image(path: str | os.PathLike[str], *, rotate: bool = True) -> np.ndarr
         (H, W, 3) uint8 RGB, writable and contiguous.
 
     Raises:
-        InputError: the file is missing, truncated, not an image, or has no defined 8-bit range.
+        InputError: the file is missing, lacks rows, is no image, or has no defined 8-bit range.
     """
     return read_reduced(path, None, rotate=rotate)[0]
 
@@ -95,6 +99,28 @@ def read_reduced(
     Raises:
         InputError: as :func:`read_image`.
     """
+    decoded = _decoded(path, least_side, rotate=rotate)
+    if decoded.cut:
+        _tell_cut(os.fspath(path))
+    return decoded.pixels, decoded.whole_hw
+
+
+def is_cut(path: str | os.PathLike[str]) -> bool:
+    """Whether the last bytes of an image are missing, but no rows.
+
+    Raises:
+        InputError: as :func:`read_image`.
+    """
+    return _decoded(path, 1, rotate=False).cut
+
+
+class _Decoded(NamedTuple):
+    pixels: np.ndarray
+    whole_hw: tuple[int, int]
+    cut: bool
+
+
+def _decoded(path: str | os.PathLike[str], least_side: int | None, *, rotate: bool) -> _Decoded:
     try:
         with open_image(path) as image:
             whole = image.size
@@ -104,18 +130,28 @@ def read_reduced(
             if not jpeg:
                 image.load()  # TIFF and PNG know their orientation only then
             orientation = _orientation(image) if rotate else 1
-            pixels = None
+            pixels, cut = None, False
             if jpeg and not reduced and orientation == 1 and image.mode in ("L", "RGB"):
                 pixels = _decode_jpeg(path)
             if pixels is None:
-                loaded = _loaded(image, path)
+                loaded, cut = _loaded(image, path, least_side)
                 turned = loaded if orientation == 1 else loaded.transpose(_UPRIGHT[orientation])
                 pixels = np.array(to_rgb(turned))
             if not reduced:
-                return pixels, pixels.shape[:2]
-            return pixels, whole if orientation >= 5 else whole[::-1]
+                return _Decoded(pixels, pixels.shape[:2], cut)
+            return _Decoded(pixels, whole if orientation >= 5 else whole[::-1], cut)
     except Exception as error:  # Pillow's decoders raise whatever they stumble on: OSError, struct.error, SyntaxError …
         raise _undecodable(path, error) from error
+
+
+@lru_cache(maxsize=1 << 16)  # once a file, though it is read in every epoch
+def _tell_cut(path: str) -> None:
+    number = _tell_cut.cache_info().misses
+    more = "; further ones are not named" if number == NAMED else ""
+    if number <= NAMED:
+        logger.warning(
+            "image %s: its last bytes are missing, and no more than its last %d rows%s", path, LOST_ROWS, more
+        )
 
 
 def _decode_jpeg(path: str | os.PathLike[str]) -> np.ndarray | None:
@@ -125,12 +161,13 @@ def _decode_jpeg(path: str | os.PathLike[str]) -> np.ndarray | None:
     except ImportError:  # an exported detector runs without it
         return None
     content = np.fromfile(path, dtype=np.uint8)
-    if bytes(content[-2:]) != b"\xff\xd9":  # no end of image: OpenCV would fill what is missing and say nothing
+    if bytes(content[-2:]) != END:  # OpenCV would fill what is missing and say nothing
         return None
     try:
-        return cv2.imdecode(content, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+        pixels = cv2.imdecode(content, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error:
         return None
+    return None if pixels is None or is_grey(pixels[-1, -1]) else pixels
 
 
 def image_size_hw(path: str | os.PathLike[str]) -> tuple[int, int]:
@@ -204,29 +241,35 @@ def eight_bits(values: np.ndarray, source: object = "an array") -> np.ndarray:
     return (values.astype(np.uint32) >> 8).astype(np.uint8) if whole else np.round(values * 255).astype(np.uint8)
 
 
-def _loaded(image: Image.Image, path: str | os.PathLike[str]) -> Image.Image:
-    """An image with its pixels; of a JPEG cut short those that are there, if no row is missing."""
+def _loaded(image: Image.Image, path: str | os.PathLike[str], least_side: int | None) -> tuple[Image.Image, bool]:
+    """An image with its pixels, and whether its last bytes are missing.
+
+    Raises:
+        OSError: rows are missing.
+    """
+    cut, lost = False, 0
     try:
         image.load()
-        return image
     except OSError as error:
         if image.format not in ("JPEG", "MPO") or "truncated" not in str(error):
             raise
-        import cv2
-
-        content = np.frombuffer(Path(path).read_bytes() + b"\xff\xd9", dtype=np.uint8)
-        pixels = cv2.imdecode(content, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
-        if pixels is None or pixels.shape[1::-1] != image.size:
-            raise
-        flat = (pixels == pixels[:, -1:]).all((1, 2)) & (pixels == pixels[-1, -1]).all((1, 2))  # what decoders fill in
-        lost = len(flat) if flat.all() else int(flat[::-1].argmin())
-        if lost > LOST_ROWS:
-            raise OSError(f"{error}; the last {lost} of {len(pixels)} rows are missing") from error
-        logger.warning("image %s: its last bytes are missing, and no more than its last %d rows", path, LOST_ROWS)
-        return Image.fromarray(pixels)
+        content = Path(path).read_bytes() + END
+        image, cut = Image.open(BytesIO(content), formats=("JPEG",)), True
+        if least_side is not None:
+            image.draft(None, (least_side, least_side))
+        image.load()
+        lost = jpeg_rows_lost(content)
+    else:
+        if image.format in ("JPEG", "MPO", "PNG") and ends_filled(image):
+            lost = rows_lost(os.fspath(path), image.format == "PNG")
+    if lost > (0 if image.format == "PNG" else LOST_ROWS):
+        raise OSError(f"it is cut short: its last {lost} rows are missing")
+    return image, cut or lost > 0
 
 
 def _undecodable(path: str | os.PathLike[str], error: Exception) -> InputError:
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        raise error  # too many open files, which is no fault of the image
     if isinstance(error, FileNotFoundError):
         return InputError(f"image {os.fspath(path)}", found="no such file", needed="a readable image file")
     size = f"{os.path.getsize(path):,} bytes" if os.path.isfile(path) else "not a file"

@@ -21,7 +21,8 @@ from torch.utils.data import DataLoader
 from resdet.datasets.cifar import ArrayData
 from resdet.datasets.folder import FolderDataset, FolderIndex
 from resdet.datasets.resident import ResidentDataset, draws
-from resdet.datasets.views import CenterView
+from resdet.datasets.sending import Sending
+from resdet.datasets.views import CenterView, collate_views
 from resdet.errors import InputError
 from resdet.files import keep_arrays, kept_arrays, kept_path
 
@@ -110,7 +111,7 @@ def read_small_images(root: str | Path, split: str, *, side: int, shorter_side: 
     kept = kept_arrays(path, fingerprint)
     if kept is None:
         workers = min(8, os.cpu_count() or 1) if len(data) > 5_000 else 0
-        loader = DataLoader(data, batch_size=256, num_workers=workers)
+        loader = DataLoader(data, batch_size=256, num_workers=workers, collate_fn=Sending(collate_views))
         kept = {"images": torch.cat([images for images, _ in loader]).numpy()}
         keep_arrays(path, fingerprint, kept)
     labels = torch.from_numpy(data.index.labels)

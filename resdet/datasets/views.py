@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import default_collate
 
 from resdet.errors import InputError
 
@@ -156,9 +155,10 @@ def collate_views(samples: Sequence[tuple]) -> Sequence:
     Returns:
         The views, stacked where they are tensors, else as N lists; and (N,) labels.
     """
+    labels = torch.tensor([label for _, label in samples])
     if isinstance(samples[0][0], Tensor):
-        return default_collate(samples)
-    return [[views for views, _ in samples], default_collate([label for _, label in samples])]
+        return [torch.stack([view for view, _ in samples]).contiguous(), labels]
+    return [[views for views, _ in samples], labels]
 
 
 def scaled_hw(hw: tuple[int, int], shorter_side: int) -> tuple[int, int]:

@@ -17,6 +17,7 @@ import numpy as np
 
 from resdet.datasets.annotations import Annotations, FileNames, check_boxes, known_sizes
 from resdet.datasets.images import SUFFIXES
+from resdet.datasets.lenience import is_lenient
 from resdet.datasets.voc_xml import VocImage, parse_xml
 from resdet.errors import InputError, listed, nearest
 
@@ -204,6 +205,8 @@ class VocFolder:
                 needed = f"one image of {self.annotated.get(name, name)}"
                 raise InputError(f"VOC folder {self.root}", found=listed(found), needed=needed)
         wanted = os.path.join(self.image_root, f"{name}.jpg")
+        if is_lenient():
+            return wanted
         needed = f"the image of {self.annotated.get(name, name)} ({', '.join(SUFFIXES)})"
         raise InputError(wanted, found="no such file", needed=needed)
 

@@ -84,7 +84,7 @@ def read_yolo_files(
     order = np.array([wanted.index(name) if name in wanted else -1 for name in names])
     labels = order[table[:, 0].astype(np.int64)]
     rows, table, labels = (part[labels >= 0] for part in (rows, table, labels))
-    xyxy = table[:, 1:] * hw[rows][:, [1, 0, 1, 0]]
+    xyxy = table[:, 1:] * hw[rows][:, [1, 0, 1, 0]].clip(1)  # 0 where it cannot be known
 
     def describe(row: int) -> str:
         return f"{files[int(rows[row])]}, {table[row, 1:].round(4).tolist()} (x1, y1, x2, y2 as fractions)"

@@ -1,7 +1,8 @@
-"""Training files are looked at beside the first steps of a run."""
+"""Files of pictures are looked at beside the first steps of a run."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from mmengine.hooks import Hook
@@ -12,18 +13,18 @@ from resdet.datasets.headers import Watch
 
 
 class FilesSeen(Hook):
-    """Ends a run at the step at which a training file was seen to be unreadable, and not when its turn comes.
+    """Ends a run at the step at which a file was seen to be unreadable, and not when its turn comes.
 
     Args:
-        data: the training set.
+        sets: what is trained on; what is tested on where it was too large to be looked at before.
     """
 
-    def __init__(self, data: Annotations) -> None:
-        self._data, self._watch = data, None
+    def __init__(self, sets: Sequence[Annotations]) -> None:
+        self._sets, self._watches = sets, list[Watch]()
 
     def before_train(self, runner: Runner) -> None:
         """Begin to look."""
-        self._watch = Watch(self._data)
+        self._watches = [Watch(data) for data in self._sets]
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Say what was found.
@@ -31,10 +32,11 @@ class FilesSeen(Hook):
         Raises:
             InputError: a file that will not be read.
         """
-        if self._watch is not None and self._watch.fault is not None:
-            raise self._watch.fault
+        for watch in self._watches:
+            if watch.fault is not None:
+                raise watch.fault
 
     def stop(self) -> None:
         """End it."""
-        if self._watch is not None:
-            self._watch.stop()
+        for watch in self._watches:
+            watch.stop()

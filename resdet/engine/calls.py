@@ -8,7 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from resdet.errors import InputError, nearest
-from resdet.settings import CHANGEABLE, Settings, arguments_of, marked, plain
+from resdet.settings import CHANGEABLE, SKIPS, Settings, arguments_of, data_arguments_of, marked, plain
+
+DATA = ("train_data", "test_data")
+"""Sections that are readers of data."""
 
 
 class Call(NamedTuple):
@@ -42,7 +45,8 @@ class Call(NamedTuple):
         if not callable(function):
             raise InputError(f"{where}, section {section!r}", found=f"type={given.get('type')!r}", needed="a function")
         arguments = {name: value for name, value in given.items() if name != "type"}
-        return cls(function, arguments_of(function).read(arguments, where=where, section=section))
+        kind = data_arguments_of(function) if section in DATA else arguments_of(function)
+        return cls(function, kind.read(arguments, where=where, section=section))
 
     def __call__(self, **supplied: Any) -> Any:
         """Call it; ``supplied`` fills in what the section leaves out, where the function takes it."""
@@ -52,7 +56,14 @@ class Call(NamedTuple):
         }
         if next(iter(inspect.signature(self.function).parameters), None) == "settings":
             return self.function(self.settings.updated(**given))
-        return self.function(**{**{name: getattr(self.settings, name) for name in said}, **given})
+        arguments = {**{name: getattr(self.settings, name) for name in said if name != SKIPS}, **given}
+        if not getattr(self.settings, SKIPS, False):
+            return self.function(**arguments)
+        from resdet.datasets.lenience import lenient  # a detector that is but used needs no reader of data
+        from resdet.datasets.readable import without_unreadable
+
+        with lenient():
+            return without_unreadable(self.function(**arguments))
 
     def updated(self, **changes: Any) -> Call:
         """The same with other arguments."""
@@ -60,7 +71,11 @@ class Call(NamedTuple):
 
     def describe(self) -> dict[str, Any]:
         """In plain values, as checkpoints keep it: dotted name of the function, arguments, defaults filled in."""
-        said = {name: value for name, value in plain(self.settings).items() if name != "init"}
+        said = {
+            name: value
+            for name, value in plain(self.settings).items()
+            if name != "init" and (name, value) != (SKIPS, False)
+        }
         return {"type": f"{self.function.__module__}.{self.function.__qualname__}", **said}
 
 

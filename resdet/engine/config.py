@@ -16,11 +16,11 @@ from typing import Any
 from mmengine.config import Config
 
 from resdet.engine import settings
-from resdet.engine.calls import Call
+from resdet.engine.calls import DATA, Call
 from resdet.engine.extensions import check_hooks, check_visualizer
 from resdet.engine.tasks import OWN_SECTIONS, Task, task_named
 from resdet.errors import InputError, bounded, nearest
-from resdet.settings import TESTED, Settings, arguments_of, marked, value_of_text
+from resdet.settings import TESTED, Settings, arguments_of, data_arguments_of, marked, value_of_text
 
 CALLS = ("model", "train_data", "test_data", "backbone")
 """``dict(type=function, **arguments)``. ``backbone`` may be left out: ``dict(type=define_net, name=..., ...)``, a net
@@ -176,7 +176,9 @@ def _kind(config: Config, section: str) -> type[Settings] | None:
     if section in SETTINGS:
         return SETTINGS[section]
     function = config.get(section, {}).get("type") if isinstance(config.get(section), Mapping) else None
-    return arguments_of(function) if callable(function) else None
+    if not callable(function):
+        return None
+    return data_arguments_of(function) if section in DATA else arguments_of(function)
 
 
 def _typed(config: Config, path: Path, overridden: frozenset[str]) -> ExperimentConfig:

@@ -19,10 +19,12 @@ from resdet.backbones.weights import NotFetched, load_exactly
 from resdet.datasets.detection import DetectionDataset
 from resdet.datasets.loading import EvaluationShare, TrainBatches, collate
 from resdet.datasets.resident import ResidentBatches, ResidentDataset
+from resdet.datasets.sending import Sending, raise_file_limit
 from resdet.datasets.views import collate_views
 from resdet.engine import distributed
 from resdet.engine.checkpoints import check_same
 from resdet.engine.config import ExperimentConfig
+from resdet.engine.metrics import Unscored
 from resdet.engine.settings import Loader
 from resdet.errors import InputError, listed
 
@@ -70,8 +72,13 @@ def build_experiment(config: ExperimentConfig, *, load_init: bool) -> Experiment
     return Experiment(config, train_set, test_set, classes, net, adapter, config.task.metric(config, test_set))
 
 
-def load_experiment(config: ExperimentConfig, checkpoint: str | Path) -> Experiment:
+def load_experiment(config: ExperimentConfig, checkpoint: str | Path, *, unscored: bool = False) -> Experiment:
     """The test set and the net of a config, with the weights of a checkpoint, answering as section ``test`` says.
+
+    Args:
+        config: checked.
+        checkpoint: of its net.
+        unscored: a test set may have no box; there are no figures then.
 
     Raises:
         InputError: the checkpoint is of another task, architecture or set of classes than config and data.
@@ -91,7 +98,9 @@ def load_experiment(config: ExperimentConfig, checkpoint: str | Path) -> Experim
     adapter = task.adapter(net)
     load_exactly(adapter, loaded["state_dict"], source=checkpoint)
     adapter = task.tested(config, adapter, classes)
-    return Experiment(config, None, test_set, classes, net, adapter, task.metric(config, test_set))
+    blind = unscored and isinstance(test_set, DetectionDataset) and not len(test_set.annotations.written.boxes)
+    metric = Unscored(test_set.annotations) if blind else task.metric(config, test_set)
+    return Experiment(config, None, test_set, classes, net, adapter, metric)
 
 
 def _test_set(config: ExperimentConfig, classes: tuple[str, ...]) -> Dataset:
@@ -209,11 +218,13 @@ def data_loader(data: Dataset, settings: Loader, *, kept: bool = False) -> Itera
 def _loader(data: Dataset, batches: TrainBatches | EvaluationShare, workers: int, *, kept: bool = False) -> Iterable:
     if isinstance(data, ResidentDataset):
         return ResidentBatches(data, batches, device=distributed.device())
+    if workers:
+        raise_file_limit()
     return DataLoader(
         data,
         batch_sampler=batches,
         num_workers=workers,
-        collate_fn=collate if isinstance(data, DetectionDataset) else collate_views,
+        collate_fn=Sending(collate if isinstance(data, DetectionDataset) else collate_views),
         pin_memory=torch.cuda.is_available(),
         persistent_workers=kept and workers > 0,
     )

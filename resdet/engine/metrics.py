@@ -17,7 +17,7 @@ from resdet.evaluation.classification import TopK
 from resdet.evaluation.coco import SIZE_BOUNDS, CocoFigures, evaluate_coco
 from resdet.evaluation.coco_curves import MOST, CocoFound
 from resdet.evaluation.coco_results import found_rows, to_xywh
-from resdet.evaluation.coco_rows import places, read_found, truth_of
+from resdet.evaluation.coco_rows import arrays_of, places, read_found, truth_of
 from resdet.evaluation.localization import LocalizationErrors
 from resdet.evaluation.voc import VocDetections, VocTruth, evaluate_voc
 
@@ -32,12 +32,13 @@ class DetectionMetric(BaseMetric):
     default_prefix = ""  # the names of the figures are complete
     higher_is_better = ""
     """The figure that tells the best checkpoint."""
+    read = staticmethod(truth_of)
 
     def __init__(self, annotations: Annotations) -> None:
         super().__init__()
         self.annotations = annotations
         self.report: Any = None
-        self.truth = truth_of(annotations)
+        self.truth = self.read(annotations)
         self.found: CocoFound | None = None
         """What was scored last."""
 
@@ -93,6 +94,17 @@ class DetectionMetric(BaseMetric):
     def score(self, found: CocoFound) -> dict[str, float]:
         """Figures of detections; keeps ``found`` and ``report``."""
         raise NotImplementedError
+
+
+class Unscored(DetectionMetric):
+    """No figures: of a test set without boxes, such as COCO's test-dev, the results are what is wanted."""
+
+    read = staticmethod(arrays_of)
+
+    def score(self, found: CocoFound) -> dict[str, float]:
+        """Keep what was found."""
+        self.found = found
+        return {}
 
 
 class CocoMetric(DetectionMetric):

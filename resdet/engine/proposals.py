@@ -21,6 +21,7 @@ from resdet.cpu.folding import fold_batchnorm
 from resdet.datasets.annotations import Annotations
 from resdet.datasets.detection import DetectionDataset
 from resdet.datasets.loading import collate
+from resdet.datasets.sending import Sending
 from resdet.engine import distributed
 from resdet.engine.optim import autocast
 from resdet.engine.progress import shown
@@ -121,7 +122,9 @@ def _computed(
         for end in [min((shard + 1) * SHARD, len(data))]
         for start in range(shard * SHARD, end, loader.test_batch_size)
     ]
-    loaded = DataLoader(DetectionDataset(data), batch_sampler=batches, num_workers=loader.workers, collate_fn=collate)
+    loaded = DataLoader(
+        DetectionDataset(data), batch_sampler=batches, num_workers=loader.workers, collate_fn=Sending(collate)
+    )
     rows: list[np.ndarray] = []
     for keys, (images, targets) in zip(batches, shown(loaded, len(batches), "proposing regions"), strict=True):
         classes = [target.labels[~target.ignore][:1] for target in targets]

@@ -15,6 +15,8 @@ from resdet.backbones.published import publish
 from resdet.backbones.statistics import compute_batchnorm_statistics
 from resdet.backbones.weights import load_exactly
 from resdet.datasets.loading import EvaluationShare
+from resdet.datasets.sending import Sending
+from resdet.datasets.views import collate_views
 from resdet.engine import distributed
 from resdet.engine.checkpoints import read_checkpoint
 from resdet.errors import InputError
@@ -124,6 +126,8 @@ def _statistics_batches(experiment: Experiment) -> Iterator[Tensor]:
     rows = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[:count].tolist()
     share = EvaluationShare(count, 64, rank=distributed.rank(), world=distributed.world_size())
     picked = torch.utils.data.Subset(data, rows)
-    loader = torch.utils.data.DataLoader(picked, batch_sampler=share, num_workers=config.loader.workers)
+    loader = torch.utils.data.DataLoader(
+        picked, batch_sampler=share, num_workers=config.loader.workers, collate_fn=Sending(collate_views)
+    )
     for images, _ in loader:
         yield images

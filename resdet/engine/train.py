@@ -15,7 +15,7 @@ from mmengine.hooks import EMAHook
 
 from resdet.backbones.weights import load_exactly
 from resdet.datasets.detection import DetectionDataset
-from resdet.datasets.headers import check_files
+from resdet.datasets.headers import WHOLE, check_files
 from resdet.engine import distributed
 from resdet.engine.ahead import FilesSeen
 from resdet.engine.checkpoints import read_checkpoint
@@ -31,7 +31,7 @@ from resdet.engine.signals import StopOnSignal
 from resdet.engine.tasks.base import with_trained_backbone
 from resdet.errors import InputError
 from resdet.evaluation.report import provenance, write_json
-from resdet.files import held
+from resdet.files import held, remove_strays
 
 
 def train(
@@ -53,7 +53,7 @@ def train(
         resume: a checkpoint, or ``"auto"`` for last.pth of ``work_dir`` where there is one.
         auto_scale_lr: scale the learning rate by the batch really used.
         overwrite: begin anew in a ``work_dir`` that holds another run.
-        check: look at the headers of all training files first, and not beside the first steps.
+        check: look at all training files first, and not beside the first steps.
 
     Returns:
         Metrics of the last validation; none without any.
@@ -76,9 +76,10 @@ def train(
     elif resume is None:
         check_start(experiment)
     if _looks_ahead(experiment):
-        check_files(experiment.test_set.annotations, "validation images")
+        known = experiment.test_set.annotations
+        check_files(known, "validation images", whole=check or len(known) <= WHOLE)
         if check:
-            check_files(experiment.train_set.annotations, "training images")
+            check_files(experiment.train_set.annotations, "training images", whole=True)
     with _alone(work_dir):
         runner, checkpoints, endings = build_runner(
             experiment, work_dir=work_dir, launcher=launcher, auto_scale_lr=auto_scale_lr
@@ -93,6 +94,7 @@ def train(
         metrics = checkpoints.figures
         if distributed.rank() == 0:
             record = provenance(config.filename, work_dir / "last.pth", seed=runner.seed, config_text=config.text)
+            record["images_left_out"] = getattr(experiment.test_set, "left_out", 0)
             write_json(work_dir / "metrics.json", {"figures": metrics, "classes": experiment.classes, **record})
         config.task.published(experiment, work_dir, metrics, evaluate)
     return metrics
@@ -100,11 +102,12 @@ def train(
 
 @contextmanager
 def _alone(work_dir: Path) -> Iterator[None]:
-    """Two runs in one folder would write over each other's checkpoints."""
+    """Two runs in one folder would write over each other's checkpoints. What a killed one has left goes."""
     with ExitStack() as stack:
         if not distributed.rank():
             try:
                 stack.enter_context(held(work_dir))
+                remove_strays(work_dir)
             except BlockingIOError as error:
                 needed = "another --work-dir, or the end of that run"
                 raise InputError(f"work dir {work_dir}", found="a run that is going on there", needed=needed) from error
@@ -183,7 +186,8 @@ def build_runner(
     progress = Progress(every=run.log_every, batch_size=loader.batch_size)
     stop = StopOnSignal(checkpoints, accumulate=unit)
     hooks: list[Any] = [StepSeed(), FiniteLoss(at_once=run.sync_check), progress, checkpoints, stop]
-    seen = [FilesSeen(experiment.train_set.annotations)] if _looks_ahead(experiment) else []
+    sets = [experiment.train_set, *([experiment.test_set] if len(experiment.test_set) > WHOLE else [])]
+    seen = [FilesSeen([each.annotations for each in sets])] if _looks_ahead(experiment) else []
     hooks += seen
     hooks += [_warmup(config, schedule)] if schedule.warmup_error is not None else []
     hooks += [EMAHook(momentum=1 - run.ema)] if run.ema is not None else []
@@ -212,7 +216,7 @@ def build_runner(
 
 
 def _looks_ahead(experiment: Experiment) -> bool:
-    """Whether this process looks at the headers of the training files: one is enough."""
+    """Whether this process looks at the files before they are needed: one is enough."""
     return isinstance(experiment.train_set, DetectionDataset) and distributed.rank() == 0
 
 

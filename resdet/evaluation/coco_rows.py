@@ -45,10 +45,20 @@ def truth_of(annotations: Annotations) -> CocoTruth:
     Raises:
         InputError: there is no box to find.
     """
+    ignore = annotations.written.ignore
+    if ignore.all():
+        found = f"{len(ignore)} boxes, all of them crowds or difficult" if len(ignore) else "no boxes"
+        needed = "at least one box to find"
+        needed += (
+            "" if len(ignore) else "; of a test set without them eval.py --save-detections FILE writes the results"
+        )
+        raise InputError(annotations.source, found=found, needed=needed)
+    return arrays_of(annotations)
+
+
+def arrays_of(annotations: Annotations) -> CocoTruth:
+    """:func:`truth_of` a data set that may have no box."""
     written = annotations.written
-    if written.ignore.all():
-        found = f"{len(written.ignore)} boxes, all of them crowds or difficult" if len(written.ignore) else "no boxes"
-        raise InputError(annotations.source, found=found, needed="at least one box to find")
     names = dict(zip(annotations.category_ids.tolist(), annotations.classes, strict=True))
     labels = places(annotations.category_ids)[written.labels]
     images = places(annotations.image_ids)[written.images]

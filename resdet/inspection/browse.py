@@ -115,5 +115,5 @@ def write_sheets(
     preprocess = None if side is None else Preprocess(side, model.longer_side, multiple=model.multiple).eval()
     rows = chosen_rows(data, count=count, seed=seed, classes=classes, size=size)
     out.parent.mkdir(parents=True, exist_ok=True)
-    contact_sheet(data, rows, preprocess, seed=seed).save(out)
+    contact_sheet(data, rows, preprocess, seed=seed).save(out, format="PNG")
     return out

@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from resdet.datasets.detection import DetectionDataset
 from resdet.engine.config import load_config
 from resdet.engine.experiment import load_experiment
 from resdet.errors import InputError
+from resdet.settings import arguments_of
 
 LOW = ["model.score_threshold=0.05"]
 
@@ -202,3 +205,25 @@ def test_pictures_of_an_earlier_call_are_no_input(det_config, trained, tiny, tmp
     (tmp_path / "photo.png").write_bytes(sorted(tiny.images.iterdir())[0].read_bytes())
     for _ in range(2):
         assert infer_files(det_config, trained / "last.pth", [tmp_path], out=tmp_path / "seen", device="cpu")[0] == 1
+
+
+def test_threads(det_config, trained, tiny):
+    # Detectors are built in several threads at once, and one is used from several.
+    paths, barrier = sorted(tiny.images.iterdir()), threading.Barrier(8)
+
+    def build(number):
+        barrier.wait()
+        parts = (trained / "last.pth",) if number % 2 else (det_config, trained / "last.pth")
+        return resdet.Detector(*parts, device="cpu", options=LOW)
+
+    with ThreadPoolExecutor(8) as pool:
+        arguments_of.cache_clear()
+        built = list(pool.map(build, range(8)))
+        alone = [built[0](path) for path in paths]
+        for each in built:
+            assert_same(each(paths[0]), alone[0])
+        turns = [list(range(start, len(paths))) + list(range(start)) for start in range(8)]
+        seen = list(pool.map(lambda turn: [built[0](paths[row]) for row in turn], turns))
+    for turn, answers in zip(turns, seen, strict=True):
+        for row, answer in zip(turn, answers, strict=True):
+            assert_same(answer, alone[row])

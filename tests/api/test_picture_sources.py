@@ -16,7 +16,7 @@ from PIL import Image
 import resdet
 from resdet.api.infer import infer_files
 from resdet.api.sources import Frame, frames, listed_sources
-from resdet.api.writers import WRITERS
+from resdet.api.writers import WRITERS, folder_name
 from resdet.errors import InputError
 from resdet.structures import Detections
 
@@ -131,6 +131,12 @@ def test_voc_by_hand(tmp_path):
         "12.00",
     ]
     assert ElementTree.parse(tmp_path / "annotations" / "empty.xml").getroot().find("object") is None
+
+
+def test_folders_of_classes(monkeypatch):
+    assert [folder_name(name) for name in ("cat", "a/b: c", "..", "", "猫")] == ["cat", "a_b_ c", "_", "_", "猫"]
+    monkeypatch.setattr("sys.getfilesystemencoding", lambda: "ascii")
+    assert folder_name("猫 a") == "_u732b a"
 
 
 def test_csv_crops_and_pictures_by_hand(tmp_path):

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import struct
 import time
+import zlib
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -27,15 +30,34 @@ def data(tmp_path):
 
 
 def test_headers(data, tmp_path):
-    assert faults(data) == []
+    assert faults(data, whole=False) == faults(data, whole=True) == []
     Image.new("RGB", (6, 8)).save(tmp_path / "a.png")  # annotated as it would be stored
     (tmp_path / "b.png").write_bytes(b"none")
     Image.new("RGB", (8, 7)).save(tmp_path / "c.png")
     (tmp_path / "d.png").unlink()
-    found = [str(fault) for fault in faults(data)]
+    found = [str(fault.error) for fault in faults(data, whole=False)]
     assert len(found) == 3 and "does not decode" in found[0] and "7 x 8 pixels" in found[1] and "no such" in found[2]
     with pytest.raises(InputError, match=r"ann\.json\n.*3 of 4 validation images that will not be read.*b\.png"):
-        check_files(data, "validation images")
+        check_files(data, "validation images", whole=False)
+
+
+def test_half_images(data, tmp_path, caplog):
+    png = (tmp_path / "a.png").read_bytes()
+    start, end = png.index(b"IDAT") - 4, png.index(b"IEND") - 4
+    rows = zlib.compress(zlib.decompress(png[start + 8 : end - 4])[: 4 * (1 + 8 * 3)])  # four of six
+    half = struct.pack(">I", len(rows)) + b"IDAT" + rows + struct.pack(">I", zlib.crc32(b"IDAT" + rows))
+    (tmp_path / "c.png").write_bytes(png[:start] + half + png[end:])
+    assert faults(data, whole=False) == []
+    (found,) = faults(data, whole=True)
+    assert found.row == 2 and "cut short: its last 2 rows are missing" in str(found.error)
+    with pytest.raises(InputError, match=r"1 of 4 validation images that will not be read.*\n.*skip_unreadable=True"):
+        check_files(data, "validation images", whole=True)
+    noise = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "c.png", "jpeg", quality=90)
+    (tmp_path / "c.png").write_bytes((tmp_path / "c.png").read_bytes()[:-2])
+    assert faults(data, whole=True) == []
+    told = f"1 of 4 images lack their last bytes, but no rows, and are read; the first: {tmp_path / 'c.png'}"
+    assert [line.partition(": ")[2] for line in caplog.messages] == [told]
 
 
 def test_a_watch(data, tmp_path):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import struct
 
@@ -122,6 +123,18 @@ def test_too_many_pixels(tmp_path, monkeypatch):
     assert read_image(path).shape == (30, 40, 3)
 
 
+def test_too_many_open_files_are_no_fault_of_an_image(tmp_path, monkeypatch):
+    path = save(tmp_path / "a.png", Image.new("RGB", (4, 3)))
+
+    def none_left(*_, **__):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(images.Image, "open", none_left)
+    for read in (read_image, image_size_hw):
+        with pytest.raises(OSError, match="Too many open files"):
+            read(path)
+
+
 def test_a_jpeg_that_lacks_its_last_bytes(tmp_path, caplog):
     photo = np.random.default_rng(0).integers(0, 256, (160, 120, 3), dtype=np.uint8)
     path = save(tmp_path / "a.jpg", Image.fromarray(photo), quality=90)
@@ -131,7 +144,7 @@ def test_a_jpeg_that_lacks_its_last_bytes(tmp_path, caplog):
     np.testing.assert_array_equal(mended[:140], whole[:140])  # all but the last row of blocks
     assert caplog.messages == [f"image {path}: its last bytes are missing, and no more than its last 16 rows"]
     path.write_bytes(content[: len(content) * 2 // 3])
-    with pytest.raises(InputError, match=r"the last \d+ of 160 rows are missing"):
+    with pytest.raises(InputError, match=r"cut short: its last \d+ rows are missing"):
         read_image(path)
 
 

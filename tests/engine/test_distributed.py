@@ -210,6 +210,10 @@ def steady(tiny, det_config, tmp_path_factory):
 
 def losses(work_dir: Path) -> list[float]:
     (file,) = work_dir.glob("*/vis_data/scalars.json")
+    return losses_of(file)
+
+
+def losses_of(file: Path) -> list[float]:
     return [row["loss"] for row in map(json.loads, file.read_text().splitlines()) if "loss" in row]
 
 
@@ -233,6 +237,22 @@ def test_two_processes_have_the_losses_of_one(two_runs):
     torch.testing.assert_close(b["state_dict"], a["state_dict"], atol=2e-4, rtol=2e-3)
     assert a["meta"]["step"] == b["meta"]["step"] == 6
     assert len(list(two_runs[1].glob("*/vis_data"))) == 1  # one process writes
+
+
+@pytest.mark.parametrize(("first", "then"), [(2, 1), pytest.param(1, 2, marks=pytest.mark.slow)])
+def test_a_run_goes_on_in_another_number_of_processes(two_runs, first, then):
+    steady, name = two_runs[0].parent, f"{first}_{then}"
+    path = f"{steady}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    for n, length in ((first, 3), (then, 6)):
+        launcher = ["--launcher", "pytorch"] if n > 1 else []
+        options = [*launcher, "--cfg-options", f"schedule.length={length}", "schedule.validate_last=False"]
+        tool = [ROOT / "tools" / "train_det.py", "steady_det.py", "--work-dir", name, "--resume", *options]
+        assert f"{length}/{length}  lr" in finish(start(tool, processes=n, cwd=steady, PYTHONPATH=path))
+    parts = [losses_of(file) for file in sorted((steady / name).glob("*/vis_data/scalars.json"))]
+    assert list(map(len, parts)) == [3, 3]
+    assert parts[0] + parts[1] == pytest.approx(losses(two_runs[0]), rel=2e-4)  # the same batches
+    a, b = (read_checkpoint(folder / "last.pth")["state_dict"] for folder in (two_runs[0], steady / name))
+    torch.testing.assert_close(b, a, atol=2e-4, rtol=2e-3)
 
 
 ENDS = """
