@@ -10,7 +10,7 @@ import codecs
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -60,41 +60,23 @@ def read_voc(
         )
     if len(parsed) < len(names):
         raise InputError(source, found=f"{len(names) - len(parsed)} images twice", needed="each image once")
-    if classes is None:
-        found = {name for image in parsed.values() for name in image.labels}
-        for folder in {folder.root: folder for folder in folders}.values():
-            others = (name for name in folder.annotated if os.path.join(folder.root, name) not in parsed)
-            found.update(*(folder.parse(name).labels for name in others))
-        classes = sorted(found)  # VOC's own 20 are in this order too
-    classes = tuple(classes)
-    label_of = {name: label for label, name in enumerate(classes)}
-    if len(label_of) < len(classes):
+    classes = _classes(folders, parsed) if classes is None else tuple(classes)
+    if len(set(classes)) < len(classes):
         raise InputError(f"classes of {source}", found=list(classes), needed="names, each once")
     images = list(parsed.values())
-    for (folder, name), image in zip(names, images, strict=True):
-        for label in image.labels:
-            if label not in label_of:
-                needed = f"a class of the data set: {nearest(label, classes)}"
-                raise InputError(folder.xml(name), found=f"class name {label!r}", needed=needed)
+    labels = _labels(names, images, classes)
     image_root = os.path.commonpath([folder.image_root for folder in folders])
     paths = [folder.image(name, image) for (folder, name), image in zip(names, images, strict=True)]
     files = FileNames([os.path.relpath(path, image_root) for path in paths])
     hw = known_sizes(np.array([image.hw for image in images], dtype=np.int32), image_root, files)
     rows = np.repeat(np.arange(len(images)), [len(image.labels) for image in images])
     corners = np.array([box for image in images for box in image.boxes], dtype=np.float64).reshape(-1, 4)
-    labels = np.array([label_of[label] for image in images for label in image.labels], dtype=np.int64)
-    difficult = np.array([flag for image in images for flag in image.difficult], dtype=bool)
-
-    xyxy = corners - (1, 1, 0, 0)
-    with np.errstate(invalid="ignore"):
-        pointlike = (corners[:, 2:] <= corners[:, :2]).any(1)
-    xyxy[pointlike, 2:] = xyxy[pointlike, :2]
 
     def describe(row: int) -> str:
         number = row - np.searchsorted(rows, rows[row]) + 1
         return f"{files[int(rows[row])]}, object {number}, {corners[row].tolist()} (xmin, ymin, xmax, ymax)"
 
-    boxes, kept = check_boxes(xyxy, hw[rows], describe, source=source, strict=strict)
+    boxes, kept = check_boxes(_continuous(corners), hw[rows], describe, source=source, strict=strict)
     return Annotations(
         source=source,
         image_root=image_root,
@@ -106,10 +88,42 @@ def read_voc(
         first=np.searchsorted(rows[kept], np.arange(len(images) + 1)),
         boxes=boxes,
         labels=labels[kept],
-        ignore=difficult[kept],
+        ignore=np.array([flag for image in images for flag in image.difficult], dtype=bool)[kept],
         areas=(boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]),
         box_ids=np.arange(1, len(boxes) + 1),
     )
+
+
+def _classes(folders: Sequence[VocFolder], parsed: Mapping[str, VocImage]) -> tuple[str, ...]:
+    """The names in all annotation files of the folders, sorted: VOC's own 20 are in this order too."""
+    found = {name for image in parsed.values() for name in image.labels}
+    for folder in {folder.root: folder for folder in folders}.values():
+        others = (name for name in folder.annotated if os.path.join(folder.root, name) not in parsed)
+        found.update(*(folder.parse(name).labels for name in others))
+    return tuple(sorted(found))
+
+
+def _labels(names: Sequence[tuple[VocFolder, str]], images: Sequence[VocImage], classes: tuple[str, ...]) -> np.ndarray:
+    """(B,) the label of each object.
+
+    Raises:
+        InputError: a name that is none of the classes.
+    """
+    label_of = {name: label for label, name in enumerate(classes)}
+    for (folder, name), image in zip(names, images, strict=True):
+        if unknown := [label for label in image.labels if label not in label_of]:
+            needed = f"a class of the data set: {nearest(unknown[0], classes)}"
+            raise InputError(folder.xml(name), found=f"class name {unknown[0]!r}", needed=needed)
+    return np.array([label_of[label] for image in images for label in image.labels], dtype=np.int64)
+
+
+def _continuous(corners: np.ndarray) -> np.ndarray:
+    """(B, 4) corner pixels, counted from 1, as coordinates; a box without width or height stays without."""
+    xyxy = corners - (1, 1, 0, 0)
+    with np.errstate(invalid="ignore"):
+        pointlike = (corners[:, 2:] <= corners[:, :2]).any(1)
+    xyxy[pointlike, 2:] = xyxy[pointlike, :2]
+    return xyxy
 
 
 class VocFolder:
