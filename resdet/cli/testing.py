@@ -40,6 +40,8 @@ def evaluate(arguments: Sequence[str] | None = None) -> None:
         parser.error("--detections are scored as they are; " + test_options(args)[0] + " needs a CHECKPOINT")
 
     def main() -> None:
+        from resdet.datasets.detection import DetectionDataset
+        from resdet.datasets.headers import WHOLE, check_files
         from resdet.engine import distributed
         from resdet.engine.evaluate import evaluate as run_evaluation
         from resdet.engine.evaluate import evaluate_detections
@@ -54,6 +56,9 @@ def evaluate(arguments: Sequence[str] | None = None) -> None:
             left_out = metric.annotations.left_out
         else:
             experiment = load_experiment(config, args.checkpoint, unscored=args.save_detections is not None)
+            if isinstance(experiment.test_set, DetectionDataset) and not distributed.rank():
+                known = experiment.test_set.annotations
+                check_files(known, "test images", whole=len(known) <= WHOLE)
             figures = run_evaluation(experiment, work_dir=args.work_dir, launcher=args.launcher)
             metric, left_out = experiment.metric, getattr(experiment.test_set, "left_out", 0)
             if config.task.name == "detection":

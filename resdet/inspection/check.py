@@ -17,6 +17,7 @@ import numpy as np
 from resdet.datasets.annotations import Annotations
 from resdet.datasets.coco import to_coco
 from resdet.datasets.images import image_orientation, read_image
+from resdet.datasets.lenience import lenient
 from resdet.detection.anchors import Anchors
 from resdet.detection.preprocess import resized
 from resdet.engine.config import ExperimentConfig
@@ -67,7 +68,7 @@ def check(config: ExperimentConfig) -> tuple[list[Finding], dict[str, Annotation
     splits: dict[str, Annotations] = {}
     pictures: dict[str, list[Picture]] = {}
     for split, read in (("train", config.train_data), ("val", config.test_data)):
-        with _warnings() as told:
+        with _warnings() as told, lenient():  # pictures without a header are told by their own names below
             try:
                 splits[split] = read()
             except InputError as error:

@@ -153,3 +153,5 @@ def test_a_run_and_its_evaluation(det_config, tiny, tmp_path, caplog, capsys):
     tool(arguments)
     assert "These figures leave out 1 images that cannot be read" in capsys.readouterr().out
     assert json.loads((tmp_path / "eval.json").read_text())["images_left_out"] == 1
+    with pytest.raises(SystemExit, match=r"1 of 5 test images that will not be read[\s\S]*skip_unreadable=True"):
+        tool([str(det_config), checkpoint, "--cfg-options", f"test_data.image_root={images}"])

@@ -145,3 +145,18 @@ def test_sheets_of_nothing(det_config, tmp_path, words, message):
     assert message in str(caught.value.code)
     with pytest.raises(SystemExit, match="2"):
         cli.browse([])
+
+
+def test_missing_pictures_and_those_without_a_header_are_listed(tmp_path):
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+    for seed, name in enumerate("abcd"):
+        noise(seed).save(tmp_path / "images" / f"{name}.png")
+        (tmp_path / "labels" / f"{name}.txt").write_text("0 0.5 0.5 0.25 0.25")
+    (tmp_path / "classes.txt").write_text("cat")
+    (tmp_path / "images" / "a.png").write_bytes(b"none")
+    reader = {"type": "resdet.datasets.by_folder.read_folder", "_delete_": True, "folder": str(tmp_path)}
+    overrides = {"train_data": {**reader, "split": "train"}, "test_data": {**reader, "split": "val"}}
+    config = load_config("frcnn_r18_fpn_own", overrides=overrides)
+    found = [finding for finding in check(config)[0] if finding.what == "images that do not decode"]
+    assert [finding.count for finding in found] == [1] and found[0].examples[0].startswith("a.png: does not")
