@@ -35,7 +35,7 @@ def benchmark(arguments: Sequence[str] | None = None) -> None:
         if args.out:
             write_json(args.out, {"rows": rows, **provenance(None, None)})
 
-    run(main)
+    run(main, choose_threads=False)
 
 
 def _parser() -> argparse.ArgumentParser:

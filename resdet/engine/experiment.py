@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from resdet.backbones.frozen import FrozenBatchNorm
 from resdet.backbones.weights import NotFetched, load_exactly
+from resdet.cpu import threads
 from resdet.datasets.detection import DetectionDataset
 from resdet.datasets.loading import EvaluationShare, TrainBatches, collate
 from resdet.datasets.resident import ResidentBatches, ResidentDataset
@@ -54,6 +55,7 @@ def build_experiment(config: ExperimentConfig, *, load_init: bool) -> Experiment
 
     Where weights cannot be fetched, the experiment's config has ``model.fallback`` as its backbone.
     """
+    threads.use(config.run.threads)
     train_set = config.task.training_data(config)
     classes = tuple(train_set.classes)
     test_set = _test_set(config, classes)
@@ -76,6 +78,7 @@ def load_experiment(config: ExperimentConfig, checkpoint: str | Path) -> Experim
     Raises:
         InputError: the checkpoint is of another task, architecture or set of classes than config and data.
     """
+    threads.use(config.run.threads)
     task = config.task
     loaded = task.load(config, checkpoint)
     meta = loaded["meta"]
@@ -209,6 +212,7 @@ def data_loader(data: Dataset, settings: Loader, *, kept: bool = False) -> Itera
 def _loader(data: Dataset, batches: TrainBatches | EvaluationShare, workers: int, *, kept: bool = False) -> Iterable:
     if isinstance(data, ResidentDataset):
         return ResidentBatches(data, batches, device=distributed.device())
+    threads.leave_for(workers)
     return DataLoader(
         data,
         batch_sampler=batches,
