@@ -55,8 +55,8 @@ def _parser() -> argparse.ArgumentParser:
         "pictures",
     )
     add("--nets", nargs="+", default=["r50_fpn"], choices=("r50_fpn", "r50_c4", "r101_c4"), help="default: r50_fpn")
-    others = ("torchvision", "detectron2", "mmdetection")
-    explained = "others to measure beside, where they are installed (default: torchvision)"
+    others = ("torchvision", "detectron2", "mmdetection", "onnxruntime", "openvino")
+    explained = "others to measure beside, where they are installed (default: torchvision); the last two run our net"
     add("--beside", nargs="+", default=["torchvision"], choices=others, help=explained)
     explained = "classification configs: images/s, hours of the whole"
     add("--configs", **MANY, default=[], metavar="FILE", help=explained)
@@ -94,10 +94,12 @@ def _beside(args: argparse.Namespace, works: Sequence[Any], sizes: Sequence[tupl
     from resdet.benchmarks import timing
 
     how = {name: getattr(args, name) for name in ("amp", "winograd", "compile", "keep_memory", "threads")}
-    sides = (
+    sides = [
         timing.Side(True, beside, net, work, hw, args.batch_size or {"infer": 1, "train": 2}[work], **how)
         for beside, net, hw, work in itertools.product(args.beside, args.nets, sizes, works)
-    )
+    ]
+    for side in sides:
+        timing.check_side(side)
     rows = tables.stream((timing.compare(side, runs=args.runs, profile=args.profile) for side in sides), timing.COLUMNS)
     for row in rows if args.profile else ():
         print(f"\n{tables.line(row, timing.COLUMNS)}\n\n{timing.profile_table(row)}")
