@@ -36,6 +36,18 @@ class FileNames(Sequence[str]):
         self._bytes = np.frombuffer(b"".join(encoded), dtype=np.uint8)
         self._offsets = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
 
+    @classmethod
+    def of(cls, text: np.ndarray, offsets: np.ndarray) -> FileNames:
+        """Names from what :attr:`arrays` gave."""
+        names = cls(())
+        names._bytes, names._offsets = text, offsets
+        return names
+
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """``text``, all of it as uint8; ``offsets`` (n + 1,) int64 in it."""
+        return {"text": self._bytes, "offsets": self._offsets}
+
     def __len__(self) -> int:
         return len(self._offsets) - 1
 
