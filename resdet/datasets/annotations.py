@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from resdet.datasets.file_names import FileNames
 from resdet.datasets.images import SUFFIXES, image_size_hw
 from resdet.errors import InputError, listed
 
@@ -22,39 +23,6 @@ logger = logging.getLogger(__name__)
 
 ROUNDING = 0.1
 """Pixels by which a box may leave its image without a word: COCO writes two decimals, and sums of them overshoot."""
-
-
-class FileNames(Sequence[str]):
-    """n strings in one byte array and its offsets, so that worker processes share their pages.
-
-    Args:
-        names: the strings, copied.
-    """
-
-    def __init__(self, names: Sequence[str]) -> None:
-        encoded = [os.fsencode(name) for name in names]
-        self._bytes = np.frombuffer(b"".join(encoded), dtype=np.uint8)
-        self._offsets = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
-
-    @classmethod
-    def of(cls, text: np.ndarray, offsets: np.ndarray) -> FileNames:
-        """Names from what :attr:`arrays` gave."""
-        names = cls(())
-        names._bytes, names._offsets = text, offsets
-        return names
-
-    @property
-    def arrays(self) -> dict[str, np.ndarray]:
-        """``text``, all of it as uint8; ``offsets`` (n + 1,) int64 in it."""
-        return {"text": self._bytes, "offsets": self._offsets}
-
-    def __len__(self) -> int:
-        return len(self._offsets) - 1
-
-    def __getitem__(self, index: int) -> str:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        return os.fsdecode(self._bytes[self._offsets[index] : self._offsets[index + 1]].tobytes())
 
 
 class Written(NamedTuple):
@@ -245,15 +213,15 @@ def find_images(
     listings: dict[str, set[str]] = {}
     found, elsewhere, missing = list(names), [], []
     for row, name in enumerate(names):
-        leads_out = os.path.isabs(name) or ".." in re.split(r"[/\\]", name)
         folder, base = os.path.split(name)
         if folder not in listings:
+            leads_out = os.path.isabs(name) or ".." in re.split(r"[/\\]", name)
             path = os.path.join(image_root, folder)
             listings[folder] = set(os.listdir(path)) if os.path.isdir(path) and (outside or not leads_out) else set()
         if base not in listings[folder]:
             elsewhere.append(row)
     by_last_part = _by_last_part(image_root) if elsewhere and not exact else {}
-    taken = {*names} - {names[row] for row in elsewhere}
+    taken = {*names} - {names[row] for row in elsewhere} if elsewhere else set()
     for row in elsewhere:
         places = by_last_part.get(_last_part(names[row]), [])
         if len(places) > 1:

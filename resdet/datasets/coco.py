@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from resdet.datasets.annotations import Annotations, FileNames, Written, check_boxes, find_images, known_sizes
+from resdet.datasets.annotations import Annotations, Written, check_boxes, find_images, known_sizes
 from resdet.datasets.coco_json import collector_paused, load_coco_json
 from resdet.datasets.coco_table import Table, find, read_table, table_of
+from resdet.datasets.file_names import FileNames
 from resdet.datasets.kept_annotations import Kept, placed
 from resdet.errors import InputError, nearest
 

@@ -213,7 +213,7 @@ def _can_be_files(names: list[str]) -> bool:
 
 def _all_differ(values: np.ndarray) -> bool:
     rising = bool((values[1:] > values[:-1]).all())  # as most files have them
-    return len(values) > 0 and values.min() > -LARGEST_ID and (rising or len(np.unique(values)) == len(values))
+    return len(values) > 0 and values.min() > -LARGEST_ID and (rising or not _any_twice(values))
 
 
 def _has_repeats(columns: dict[str, np.ndarray]) -> bool:
@@ -223,4 +223,9 @@ def _has_repeats(columns: dict[str, np.ndarray]) -> bool:
         bits = (values + values.dtype.type(0)).view(np.uint64)  # -0.0 is 0.0
         mixed = (mixed ^ bits) * np.uint64(0x9E3779B97F4A7C15)  # 2**64 over the golden ratio, odd
         mixed ^= mixed >> np.uint64(29)
-    return len(np.unique(mixed)) < len(mixed)
+    return _any_twice(mixed)
+
+
+def _any_twice(values: np.ndarray) -> bool:
+    ordered = np.sort(values)
+    return bool((ordered[1:] == ordered[:-1]).any())

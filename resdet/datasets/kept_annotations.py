@@ -20,7 +20,8 @@ import safetensors
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from resdet.datasets.annotations import Annotations, FileNames, Written
+from resdet.datasets.annotations import Annotations, Written
+from resdet.datasets.file_names import FileNames
 from resdet.files import kept_path, replacing, sha256
 
 logger = logging.getLogger(__name__)
