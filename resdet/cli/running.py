@@ -17,15 +17,15 @@ def run(main: Callable[[], None], *, choose_threads: bool = True) -> None:
 
     Args:
         main: the tool.
-        choose_threads: take the CPUs that are left (:mod:`resdet.cpu.threads`), with threads that sleep while they
-            wait; else torch's own choice, for what is measured.
+        choose_threads: take the CPUs that are left (:mod:`resdet.cpu.threads`); else torch's own choice, for what is
+            measured.
     """
     from resdet.cpu import threads
 
     others = threads.Others()  # watched while torch is imported
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # pages of addresses beside the message of an exception
     if choose_threads:
-        os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is imported
+        threads.wait_passively(others)
     from resdet.cpu.memory import keep_freed_memory
     from resdet.errors import InputError, Stopped
 

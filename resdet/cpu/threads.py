@@ -19,8 +19,10 @@ from typing import NamedTuple
 logger = logging.getLogger(__name__)
 
 ROOT = Path("/")
-MOMENT = 0.2
+MOMENT = 0.1
 """Seconds over which others are watched at least; the kernel counts in hundredths."""
+SHARED = 0.5
+"""CPUs that others keep busy on a machine that is shared."""
 FOR_LOADERS = 4
 """Loader processes are given at most one CPU of so many: decoding is light beside a step on a CPU."""
 SIBLINGS = ("LOCAL_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE")
@@ -119,6 +121,15 @@ def _busy_seconds(root: Path) -> float | None:
     return None
 
 
+def wait_passively(others: Others, root: Path = ROOT) -> None:
+    """Let threads that wait sleep, where others need their CPUs or a quota counts them; torch asks when it is imported.
+
+    With a machine of one's own they spin for some milliseconds, which saves waking them.
+    """
+    if os.environ.get("OMP_NUM_THREADS") != "1" and (given(root).reasons or others.busy() >= SHARED):
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
 def choose(others: Others, root: Path = ROOT) -> int:
     """Set torch's threads to the CPUs that are left, never above its own choice, and say so where they are fewer.
 
@@ -142,7 +153,7 @@ def choose(others: Others, root: Path = ROOT) -> int:
     left = max(1, round(allowed.count / 4), round(allowed.count - busy))
     LEFT.set(left)
     if left < own:
-        why = [*allowed.reasons, *([f"other processes keep {busy:.1f} CPUs busy"] if busy >= 0.5 else [])]
+        why = [*allowed.reasons, *([f"other processes keep {busy:.1f} CPUs busy"] if busy >= SHARED else [])]
         logger.info("%d of %d threads: %s (run.threads or OMP_NUM_THREADS: as you say)", left, own, ", ".join(why))
         torch.set_num_threads(left)
     return min(left, own)

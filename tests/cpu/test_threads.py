@@ -126,6 +126,23 @@ def test_choice(tmp_path, monkeypatch, caplog):
     assert threads.choose(Busy(8.0), tmp_path) == torch.get_num_threads() == 7
 
 
+def test_waiting_threads_sleep_where_the_machine_is_shared(tmp_path, monkeypatch):
+    def policy(others, root=tmp_path):
+        monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+        threads.wait_passively(others, root)
+        return os.environ.get("OMP_WAIT_POLICY")
+
+    assert policy(Idle()) is None and policy(Busy(0.4)) is None
+    assert policy(Busy(0.6)) == "passive"
+    assert policy(Idle(), machine(tmp_path / "quota", quota="300000 100000")) == "passive"
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert policy(Busy(8)) is None  # nobody waits
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    threads.wait_passively(Busy(8), tmp_path)
+    assert os.environ["OMP_WAIT_POLICY"] == "active"  # the user's word
+
+
 def test_loader_processes_are_counted_in(tmp_path):
     threads.leave_for(2)
     assert torch.get_num_threads() == 8  # no tool has chosen
