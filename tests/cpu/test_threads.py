@@ -127,8 +127,10 @@ def test_choice(tmp_path, monkeypatch, caplog):
 
 
 def test_waiting_threads_sleep_where_the_machine_is_shared(tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_WAIT_POLICY", "")  # so that it is what it was afterwards
+
     def policy(others, root=tmp_path):
-        monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+        os.environ.pop("OMP_WAIT_POLICY", None)
         threads.wait_passively(others, root)
         return os.environ.get("OMP_WAIT_POLICY")
 
