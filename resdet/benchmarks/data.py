@@ -16,8 +16,9 @@ import numpy as np
 from PIL import Image
 
 from resdet.benchmarks.clock import in_turns, own_seconds
-from resdet.datasets.annotations import Annotations, FileNames
+from resdet.datasets.annotations import Annotations
 from resdet.datasets.detection import DetectionDataset
+from resdet.datasets.file_names import FileNames
 from resdet.datasets.loading import collate
 from resdet.datasets.transforms import augmentation
 

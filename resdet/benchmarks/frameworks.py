@@ -273,9 +273,12 @@ def _call_mmdetection(net: Any, images: Sequence[Tensor], targets: Sequence[Targ
     return net(**data, mode=mode)
 
 
+_TORCHVISION = _Torchvision()
 FRAMEWORKS: dict[str, tuple[str, Framework]] = {
-    "torchvision": ("torchvision", _Torchvision()),
+    "torchvision": ("torchvision", _TORCHVISION),
     "detectron2": ("detectron2", _Detectron2()),
     "mmdetection": ("mmdet", _MMDetection()),
+    "onnxruntime": ("onnxruntime", _TORCHVISION),  # runtimes (:mod:`.runtimes`): torchvision's weights in our graph
+    "openvino": ("openvino", _TORCHVISION),
 }
 """Those to measure beside, and what each is imported as."""

@@ -36,7 +36,8 @@ def framework(name: str) -> Framework:
     try:
         import_module(package)
     except ImportError as error:
-        needed = f"an environment in which `import {package}` works, or another framework"
+        extra = ', as after pip install "resdet[peers]"' if package in ("onnxruntime", "openvino") else ""
+        needed = f"an environment in which `import {package}` works{extra}, or another framework"
         raise InputError(f"--beside {name}", found=error, needed=needed) from error
     return found
 

@@ -16,6 +16,7 @@ from resdet.benchmarks.clock import in_turns
 from resdet.benchmarks.footprint import Memory
 from resdet.benchmarks.jobs import Amp, Job, inference, training
 from resdet.benchmarks.nets import build_theirs, framework, images_and_targets, ready_for_inference
+from resdet.benchmarks.runtimes import RUNTIMES, check, runtime_job
 from resdet.benchmarks.workers import Worker
 from resdet.cpu.memory import keep_freed_memory
 from resdet.engine.compiled import compile_parts
@@ -44,6 +45,8 @@ class Side(NamedTuple):
 
 def side_job(side: Side) -> Job:
     """The net of a side, ready to run."""
+    if side.beside in RUNTIMES and not side.ours:
+        return runtime_job(side.beside, side.net, side.hw, batch_size=side.batch_size, threads=side.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     frame = framework(side.beside)
     net = build_theirs(side.beside, side.net, side.hw, device)
@@ -97,7 +100,8 @@ class Row(NamedTuple):
     same: float | None
     """Share of their detections that ours has, too; at inference."""
     flops: int
-    """Of a step of the other framework: multiplications and additions of convolutions and matrix products."""
+    """Of a step of the other framework: multiplications and additions of convolutions and matrix products. Beside a
+    runtime of ours, which has the same graph."""
     peak_flops: float
     """FLOP/s of the machine, the better of two measurements, in the dtype and with the threads of the row."""
     runs: int
@@ -117,6 +121,16 @@ class Row(NamedTuple):
         return "-" if self.same is None else f"{self.same:.0%}"
 
 
+def check_side(side: Side) -> None:
+    """Refuse a framework that is not installed, or that cannot do such work.
+
+    Raises:
+        InputError: so it is.
+    """
+    framework(side.beside)
+    check(side.beside, work=side.work, amp=side.amp)
+
+
 def compare(side: Side, *, runs: int, profile: bool = False) -> Row:
     """Measure our side and the other one.
 
@@ -126,9 +140,9 @@ def compare(side: Side, *, runs: int, profile: bool = False) -> Row:
         profile: measure the stations, too, in further runs.
 
     Raises:
-        InputError: the other framework is not installed.
+        InputError: the other framework is not installed, or not made for such work.
     """
-    framework(side.beside)  # better told before two processes start
+    check_side(side)  # better told before two processes start
     sides = (side, side._replace(ours=False))
     with (
         Worker(side_job, sides[0], threads=side.threads) as ours,
@@ -140,7 +154,7 @@ def compare(side: Side, *, runs: int, profile: bool = False) -> Row:
         answers = [worker.ask("answer") for worker in both]
         seconds = in_turns(*(lambda w=worker: w.ask("run") for worker in both), runs=runs)
         memory = [worker.ask("memory") for worker in both]
-        flops = theirs.ask("flops")
+        flops = theirs.ask("flops") or ours.ask("flops")  # what a runtime does torch does not see
         peak = max(peak, theirs.ask("peak", side.amp))
         profiles = in_turns(*(lambda w=worker: w.ask("profile") for worker in both), runs=runs if profile else 0)
     medians = [statistics.median(each) for each in seconds]

@@ -18,6 +18,8 @@ def benchmark(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     if args.winograd and "train" in args.work:
         parser.error("--winograd: at inference only, without train")
+    if args.images and "scale" not in args.work:
+        parser.error("--images: of the work scale only")
     if args.profile and args.compile != "off":
         parser.error("--profile: clocks inside compiled parts would be compiled with them; without --compile")
 
@@ -35,7 +37,7 @@ def benchmark(arguments: Sequence[str] | None = None) -> None:
         if args.out:
             write_json(args.out, {"rows": rows, **provenance(None, None)})
 
-    run(main)
+    run(main, choose_threads=False)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -52,14 +54,15 @@ def _parser() -> argparse.ArgumentParser:
         help="what to measure; data: memory of loader processes, and what the loader delivers of what decoding allows; "
         "eval: COCO's evaluation beside pycocotools, minutes; cls: cost of --configs; loc: a localizer's step against "
         "its classes; growth: cost against image side, batch, proposals, classes and processes on a small net, with "
-        "pictures",
+        "pictures; scale: reading a COCO file of --images",
     )
     add("--nets", nargs="+", default=["r50_fpn"], choices=("r50_fpn", "r50_c4", "r101_c4"), help="default: r50_fpn")
-    others = ("torchvision", "detectron2", "mmdetection")
-    explained = "others to measure beside, where they are installed (default: torchvision)"
+    others = ("torchvision", "detectron2", "mmdetection", "onnxruntime", "openvino")
+    explained = "others to measure beside, where they are installed (default: torchvision); the last two run our net"
     add("--beside", nargs="+", default=["torchvision"], choices=others, help=explained)
     explained = "classification configs: images/s, hours of the whole"
     add("--configs", **MANY, default=[], metavar="FILE", help=explained)
+    add("--images", **count, help="of the work 'scale' (default: 100000; Objects365 has 1742292)")
     add("--batch-size", **count, help="images of a step (default: infer 1, train 2, cls at most 32, loc 8)")
     add("--amp", choices=("off", "bf16", "fp16"), default="off", help="mixed precision, on both sides")
     add("--winograd", action="store_true", help="in our nets, at inference")
@@ -94,10 +97,12 @@ def _beside(args: argparse.Namespace, works: Sequence[Any], sizes: Sequence[tupl
     from resdet.benchmarks import timing
 
     how = {name: getattr(args, name) for name in ("amp", "winograd", "compile", "keep_memory", "threads")}
-    sides = (
+    sides = [
         timing.Side(True, beside, net, work, hw, args.batch_size or {"infer": 1, "train": 2}[work], **how)
         for beside, net, hw, work in itertools.product(args.beside, args.nets, sizes, works)
-    )
+    ]
+    for side in sides:
+        timing.check_side(side)
     rows = tables.stream((timing.compare(side, runs=args.runs, profile=args.profile) for side in sides), timing.COLUMNS)
     for row in rows if args.profile else ():
         print(f"\n{tables.line(row, timing.COLUMNS)}\n\n{timing.profile_table(row)}")
@@ -156,5 +161,21 @@ def _growth(args: argparse.Namespace) -> list:
     return [{"work": "growth", "costs": costs, "verdicts": verdicts}]
 
 
-WORKS = {"data": _data, "eval": _evaluation, "cls": _classification, "loc": _localization, "growth": _growth}
+def _scale(args: argparse.Namespace) -> list:
+    from resdet.analysis import tables
+    from resdet.benchmarks.scale import COLUMNS, at_full_size, scale_costs
+
+    rows = tables.stream(scale_costs(args.images or 100_000), COLUMNS)
+    print("\n".join(["", *map(at_full_size, rows[:2])]))
+    return rows
+
+
+WORKS = {
+    "data": _data,
+    "eval": _evaluation,
+    "cls": _classification,
+    "loc": _localization,
+    "growth": _growth,
+    "scale": _scale,
+}
 """In this order, after those beside others."""

@@ -13,12 +13,22 @@ from collections.abc import Callable
 from types import ModuleType
 
 
-def run(main: Callable[[], None]) -> None:
+def run(main: Callable[[], None], *, choose_threads: bool = True) -> None:
     """Call a tool; print the message of a user's mistake without a traceback and exit with 1.
 
     One of several processes tells the others why it ends, and they say so in one line.
+
+    Args:
+        main: the tool.
+        choose_threads: take the CPUs that are left (:mod:`resdet.cpu.threads`); else torch's own choice, for what is
+            measured.
     """
+    from resdet.cpu import threads
+
+    others = threads.Others()  # watched while torch is imported
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # pages of addresses beside the message of an exception
+    if choose_threads:
+        threads.wait_passively(others)
     from resdet.cpu.memory import keep_freed_memory
     from resdet.errors import InputError, Stopped
 
@@ -28,6 +38,8 @@ def run(main: Callable[[], None]) -> None:
         _check_environment()
         if os.environ.get("RESDET_KEEP_MEMORY", "1") != "0":
             keep_freed_memory()
+        if choose_threads:
+            threads.choose(others)
         main()
         _exit(0)
     except InputError as error:

@@ -9,44 +9,21 @@ from __future__ import annotations
 import logging
 import os
 import re
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 
+from resdet.datasets.file_names import FileNames
 from resdet.datasets.images import SUFFIXES
 from resdet.datasets.lenience import header_hw, is_lenient
 from resdet.errors import InputError, listed
 
 logger = logging.getLogger(__name__)
 
-HOW = sys.getfilesystemencodeerrors()
-"""What becomes of bytes in names of files that are no text."""
 ROUNDING = 0.1
 """Pixels by which a box may leave its image without a word: COCO writes two decimals, and sums of them overshoot."""
-
-
-class FileNames(Sequence[str]):
-    """n strings in one byte array and its offsets, so that worker processes share their pages.
-
-    Args:
-        names: the strings, copied.
-    """
-
-    def __init__(self, names: Sequence[str]) -> None:
-        encoded = [name.encode("utf-8", HOW) for name in names]
-        self._bytes = np.frombuffer(b"".join(encoded), dtype=np.uint8)
-        self._offsets = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
-
-    def __len__(self) -> int:
-        return len(self._offsets) - 1
-
-    def __getitem__(self, index: int) -> str:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        return self._bytes[self._offsets[index] : self._offsets[index + 1]].tobytes().decode("utf-8", HOW)
 
 
 class Written(NamedTuple):
@@ -240,15 +217,15 @@ def find_images(
     listings: dict[str, set[str]] = {}
     found, elsewhere, missing = list(names), [], []
     for row, name in enumerate(names):
-        leads_out = os.path.isabs(name) or ".." in re.split(r"[/\\]", name)
         folder, base = os.path.split(name)
         if folder not in listings:
+            leads_out = os.path.isabs(name) or ".." in re.split(r"[/\\]", name)
             path = os.path.join(image_root, folder)
             listings[folder] = set(os.listdir(path)) if os.path.isdir(path) and (outside or not leads_out) else set()
         if base not in listings[folder]:
             elsewhere.append(row)
     by_last_part = _by_last_part(image_root) if elsewhere and not exact else {}
-    taken = {*names} - {names[row] for row in elsewhere}
+    taken = {*names} - {names[row] for row in elsewhere} if elsewhere else set()
     for row in elsewhere:
         places = by_last_part.get(_last_part(names[row]), [])
         if len(places) > 1:

@@ -7,8 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from resdet.datasets.annotations import Annotations, FileNames, Written, check_boxes, find_images, known_sizes
+from resdet.datasets.annotations import Annotations, Written, check_boxes, find_images, known_sizes
 from resdet.datasets.coco_json import collector_paused, load_coco_json
+from resdet.datasets.coco_table import Table, find, read_table, table_of
+from resdet.datasets.file_names import FileNames
+from resdet.datasets.kept_annotations import Kept, placed
 from resdet.errors import InputError, nearest
 
 
@@ -21,7 +24,7 @@ def read_coco(
     classes: Sequence[str] | None = None,
     outside: bool = False,
 ) -> Annotations:
-    """Read a COCO json into arrays.
+    """Read a COCO json into arrays; a large one from the cache (:mod:`resdet.datasets.kept_annotations`).
 
     Args:
         annotation_file: json with ``images``, ``annotations``, ``categories``.
@@ -34,19 +37,28 @@ def read_coco(
         InputError: a file is missing or its contents are not usable; names the first offender.
     """
     source, root = os.fspath(annotation_file), os.fspath(image_root)
-    content = load_coco_json(source, strict=strict)
-    categories = _categories(content["categories"], classes, source)
+    kept = Kept(source, (strict, None if classes is None else [*classes]))
+    if (known := kept.read()) is not None:
+        names = list(known.files)
+        return placed(known, root, names, find_images(root, names, source=source, outside=outside))
+    with kept.listening():
+        table = read_table(source) or table_of(load_coco_json(source, strict=strict))
+    names = find_images(root, table.names, source=source, outside=outside)
+    with kept.listening():
+        annotations = _annotations(table, classes, FileNames(names), source=source, image_root=root, strict=strict)
+    if (table.hw > 0).all():  # else what the headers of the images say has its part in it
+        kept.keep(annotations, table.names)
+    return annotations
+
+
+def _annotations(
+    table: Table, classes: Sequence[str] | None, files: FileNames, *, source: str, image_root: str, strict: bool
+) -> Annotations:
+    """The set of a file whose images are found."""
+    categories = _categories(table.categories, classes, source)
     category_ids = np.array([category["id"] for category in categories], dtype=np.int64)
-
-    images, annotations = content["images"], content["annotations"]
-    names = find_images(root, [image["file_name"] for image in images], source=source, outside=outside)
-    files, image_ids = FileNames(names), np.array([image["id"] for image in images], dtype=np.int64)
-    sizes = [(image.get("height") or 0, image.get("width") or 0) for image in images]
-    hw = known_sizes(np.array(sizes, dtype=np.int32), root, files)
-
-    columns = _columns(annotations)
-    del content, images, annotations, names
-    image_rows, label_rows = _find(columns["image_id"], image_ids), _find(columns["category_id"], category_ids)
+    hw, image_ids, columns = known_sizes(table.hw, image_root, files), table.image_ids, table.columns
+    image_rows, label_rows = find(columns["image_id"], image_ids), find(columns["category_id"], category_ids)
     chosen = np.flatnonzero(label_rows >= 0)  # all of them unless classes leaves some out
     order = chosen[np.argsort(image_rows[chosen], kind="stable")]
     image_rows, label_rows = image_rows[order], label_rows[order]
@@ -59,7 +71,7 @@ def read_coco(
     boxes, kept = check_boxes(xyxy, hw[image_rows], describe, source=source, strict=strict)
     return Annotations(
         source=source,
-        image_root=root,
+        image_root=image_root,
         classes=tuple(category["name"] for category in categories),
         category_ids=category_ids,
         image_ids=image_ids,
@@ -112,17 +124,3 @@ def to_coco(annotations: Annotations) -> dict:
         "annotations": [{"id": number, **dict(zip(columns, row, strict=True))} for number, row in enumerate(rows, 1)],
         "categories": [{"id": i, "name": name} for i, name in categories],
     }
-
-
-def _columns(annotations: list[dict]) -> dict[str, np.ndarray]:
-    dtypes = {"id": np.int64, "image_id": np.int64, "category_id": np.int64, "iscrowd": bool, "area": np.float64}
-    columns = {key: np.array([row[key] for row in annotations], dtype) for key, dtype in dtypes.items()}
-    columns["bbox"] = np.array([row["bbox"] for row in annotations], dtype=np.float64).reshape(-1, 4)
-    return columns
-
-
-def _find(values: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Row of each value in ``known``, -1 where it is not there."""
-    order = np.argsort(known)
-    rows = order[np.searchsorted(known, values, sorter=order).clip(max=len(known) - 1)]
-    return np.where(known[rows] == values, rows, -1)

@@ -74,7 +74,7 @@ def load_coco_json(path: str | os.PathLike[str], *, strict: bool = False) -> dic
             raise InputError(path, found=f"{key!r} is empty", needed=f"{'an image' if key == 'images' else 'a class'}")
     repairs = _repair_ids(content)
     repairs += _boxes_of_shapes(path, content["annotations"])
-    repairs += _drop_headings(content)
+    repairs += drop_headings(content)
     image_ids = _unique(path, content["images"], "image", "id", int)
     _unique(path, content["images"], "image", "file_name", str, repeats=True)
     category_ids = _unique(path, content["categories"], "category", "id", int)
@@ -226,7 +226,7 @@ def _box_of(shape: Any) -> list[float]:
     return [float(x1), float(y1), float(x2 - x1), float(y2 - y1)]
 
 
-def _drop_headings(content: dict) -> list[str]:
+def drop_headings(content: dict) -> list[str]:
     """A class without boxes that others name as their heading is none: exports of Roboflow begin with it."""
     used = {row.get("category_id") for row in content["annotations"] if isinstance(row.get("category_id"), int)}
     above = {

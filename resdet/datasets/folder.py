@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from resdet.datasets.annotations import FileNames
+from resdet.datasets.file_names import FileNames
 from resdet.datasets.images import SUFFIXES, read_reduced
 from resdet.datasets.views import View, to_tensor
 from resdet.errors import InputError, listed

@@ -19,7 +19,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from resdet.datasets.annotations import Annotations, FileNames, check_boxes
+from resdet.datasets.annotations import Annotations, check_boxes
+from resdet.datasets.file_names import FileNames
 from resdet.datasets.images import open_image
 from resdet.datasets.lenience import header_hw
 from resdet.datasets.voc_xml import parse_xml

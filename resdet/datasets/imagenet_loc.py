@@ -17,7 +17,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from resdet.datasets.annotations import Annotations, FileNames
+from resdet.datasets.annotations import Annotations
+from resdet.datasets.file_names import FileNames
 from resdet.datasets.folder import SUFFIXES
 from resdet.datasets.ilsvrc import (
     Records,

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
+from resdet.cpu.threads import cpus
 from resdet.datasets.cifar import ArrayData
 from resdet.datasets.folder import FolderDataset, FolderIndex
 from resdet.datasets.resident import ResidentDataset, draws
@@ -110,7 +111,7 @@ def read_small_images(root: str | Path, split: str, *, side: int, shorter_side: 
     path, fingerprint = kept_path(root, f"{split}.{data.view.shorter_side}.{side}"), _fingerprint(data.index)
     kept = kept_arrays(path, fingerprint)
     if kept is None:
-        workers = min(8, os.cpu_count() or 1) if len(data) > 5_000 else 0
+        workers = min(8, cpus()) if len(data) > 5_000 else 0
         loader = DataLoader(data, batch_size=256, num_workers=workers, collate_fn=Sending(collate_views))
         kept = {"images": torch.cat([images for images, _ in loader]).numpy()}
         keep_arrays(path, fingerprint, kept)

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from resdet.datasets.annotations import Annotations, FileNames, check_boxes, known_sizes
+from resdet.datasets.annotations import Annotations, check_boxes, known_sizes
+from resdet.datasets.file_names import FileNames
 from resdet.datasets.images import SUFFIXES
 from resdet.datasets.lenience import is_lenient
 from resdet.datasets.voc_xml import VocImage, parse_xml

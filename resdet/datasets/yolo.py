@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from resdet.datasets.annotations import Annotations, FileNames, check_boxes, known_sizes
+from resdet.datasets.annotations import Annotations, check_boxes, known_sizes
+from resdet.datasets.file_names import FileNames
 from resdet.datasets.images import SUFFIXES
 from resdet.errors import InputError, listed, nearest
 

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from resdet.backbones.frozen import FrozenBatchNorm
 from resdet.backbones.weights import NotFetched, load_exactly
+from resdet.cpu import threads
 from resdet.datasets.detection import DetectionDataset
 from resdet.datasets.loading import EvaluationShare, TrainBatches, collate
 from resdet.datasets.resident import ResidentBatches, ResidentDataset
@@ -56,6 +57,7 @@ def build_experiment(config: ExperimentConfig, *, load_init: bool) -> Experiment
 
     Where weights cannot be fetched, the experiment's config has ``model.fallback`` as its backbone.
     """
+    threads.use(config.run.threads)
     train_set = config.task.training_data(config)
     classes = tuple(train_set.classes)
     test_set = _test_set(config, classes)
@@ -83,6 +85,7 @@ def load_experiment(config: ExperimentConfig, checkpoint: str | Path, *, unscore
     Raises:
         InputError: the checkpoint is of another task, architecture or set of classes than config and data.
     """
+    threads.use(config.run.threads)
     task = config.task
     loaded = task.load(config, checkpoint)
     meta = loaded["meta"]
@@ -220,6 +223,7 @@ def _loader(data: Dataset, batches: TrainBatches | EvaluationShare, workers: int
         return ResidentBatches(data, batches, device=distributed.device())
     if workers:
         raise_file_limit()
+    threads.leave_for(workers)
     return DataLoader(
         data,
         batch_sampler=batches,

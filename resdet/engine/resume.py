@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
 from mmengine.optim import OptimWrapper
 
 from resdet.errors import InputError
@@ -31,6 +32,8 @@ def settings_of(config: ExperimentConfig, optimizer: OptimWrapper) -> dict[str, 
     said |= {f"optimizer.{name}": plain(value) for name, value in (config.optimizer.model_extra or {}).items()}
     group = optimizer.param_groups[0]
     said["optimizer.lr"] = group.get("initial_lr", group["lr"])  # scaled, where --auto-scale-lr does it
+    if not torch.cuda.is_available():
+        said["run.threads"] = torch.get_num_threads()  # sums round otherwise with others
     said |= {"augmentation": plain(config.augmentation), "train_data": config.train_data.describe()}
     return {name: value for name, value in said.items() if name not in SILENT}
 

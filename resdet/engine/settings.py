@@ -137,6 +137,9 @@ class Run(Settings):
     """torch.compile of the net in training (:mod:`resdet.engine.compiled`); needs a C++ compiler, and pays on a GPU."""
     tensorboard: bool = False
     """Curves for TensorBoard; the same as section ``visualizer`` with mmengine's TensorboardVisBackend."""
+    threads: Count | None = None
+    """Of torch in each process; None: ``OMP_NUM_THREADS``, else the tools take the CPUs that are left
+    (:mod:`resdet.cpu.threads`)."""
     start_timeout: Count = 60
     """Seconds that several processes wait for each other at the start."""
     sync_check: bool = False

@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import logging
-import pickle
 
 import numpy as np
 import pytest
 
-from resdet.datasets.annotations import Annotations, FileNames, check_boxes, find_images
+from resdet.datasets.annotations import Annotations, check_boxes, find_images
 from resdet.datasets.coco import to_coco
+from resdet.datasets.file_names import FileNames
 from resdet.errors import InputError
 from resdet.labels import COCO_CATEGORY_IDS, COCO_CLASSES, VOC_CLASSES
 
@@ -16,17 +16,6 @@ def check(rows, hw=(10, 20), strict=False):
     boxes = np.array(rows, dtype=np.float64).reshape(-1, 4)
     sizes = np.tile(np.array(hw), (len(boxes), 1))
     return check_boxes(boxes, sizes, lambda row: f"image {row} {rows[row]}", source="x.json", strict=strict)
-
-
-def test_file_names_round_trip():
-    names = ["a.jpg", "", "ünïcode/ä b.png", "c"]
-    files = FileNames(names)
-    assert list(files) == names and len(files) == 4 and list(FileNames([])) == []
-    assert list(pickle.loads(pickle.dumps(files))) == names
-    with pytest.raises(IndexError):
-        files[4]
-    with pytest.raises(IndexError):
-        files[-1]
 
 
 def test_boxes_by_hand(caplog):

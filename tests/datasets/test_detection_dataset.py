@@ -8,8 +8,9 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from resdet.datasets.annotations import Annotations, FileNames
+from resdet.datasets.annotations import Annotations
 from resdet.datasets.detection import DetectionDataset
+from resdet.datasets.file_names import FileNames
 from resdet.datasets.loading import TrainBatches, collate
 from resdet.datasets.transforms import augmentation
 from resdet.errors import InputError

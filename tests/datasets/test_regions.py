@@ -5,7 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from resdet.datasets.annotations import Annotations, FileNames
+from resdet.datasets.annotations import Annotations
+from resdet.datasets.file_names import FileNames
 from resdet.datasets.regions import RegionDataset
 from resdet.errors import InputError
 

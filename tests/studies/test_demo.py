@@ -7,8 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from resdet.datasets.annotations import Annotations, FileNames
+from resdet.datasets.annotations import Annotations
 from resdet.datasets.detection import DetectionDataset
+from resdet.datasets.file_names import FileNames
 from resdet.structures import Detections
 from resdet.studies import demo
 

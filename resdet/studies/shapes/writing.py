@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import multiprocessing
-import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,6 +17,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from resdet.cpu.threads import cpus
 from resdet.errors import InputError
 
 _JPEG_QUALITY = 90
@@ -105,7 +105,7 @@ def publish(temporary: Path, root: Path, file: str) -> None:
 def drawing(processes: int | None, images: int) -> Iterator[Map]:
     """A map over the drawing processes; this one alone where a pool would not pay or is not allowed."""
     if processes is None:
-        processes = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        processes = cpus()
     processes = min(processes, images // 50, 16)
     if processes < 2 or multiprocessing.current_process().daemon:
         yield map
