@@ -4,6 +4,7 @@ Nothing heavy is imported before the arguments are read, so that ``-h`` and a ty
 """
 
 from resdet.cli.converting import convert, publish
+from resdet.cli.downloading import download
 from resdet.cli.exporting import export
 from resdet.cli.inspecting import browse, check_data
 from resdet.cli.looking import analyze, ladder, show_steps
@@ -19,6 +20,7 @@ __all__ = [
     "browse",
     "check_data",
     "convert",
+    "download",
     "evaluate",
     "export",
     "infer",

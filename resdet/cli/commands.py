@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from resdet.cli.converting import convert, publish
 from resdet.cli.demos import demo, demo_localization
+from resdet.cli.downloading import download
 from resdet.cli.exporting import export
 from resdet.cli.inspecting import browse, check_data
 from resdet.cli.looking import analyze, ladder, show_steps
@@ -18,6 +19,7 @@ from resdet.cli.training import train_any
 from resdet.version import __version__
 
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
+    "download": (download, "published data sets into data/"),
     "train": (train_any, "train what a config says"),
     "eval": (evaluate, "metrics of a checkpoint or of a results file"),
     "infer": (infer, "detect in images, folders, videos and streams"),
