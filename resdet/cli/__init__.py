@@ -11,6 +11,7 @@ from resdet.cli.looking import analyze, ladder, show_steps
 from resdet.cli.measuring import benchmark
 from resdet.cli.reporting import report
 from resdet.cli.running import run
+from resdet.cli.serving import serve
 from resdet.cli.testing import evaluate, infer
 from resdet.cli.training import train
 
@@ -28,6 +29,7 @@ __all__ = [
     "publish",
     "report",
     "run",
+    "serve",
     "show_steps",
     "train",
 ]

@@ -14,6 +14,7 @@ from resdet.cli.looking import analyze, ladder, show_steps
 from resdet.cli.measuring import benchmark
 from resdet.cli.reporting import report
 from resdet.cli.running import run
+from resdet.cli.serving import serve
 from resdet.cli.testing import evaluate, infer
 from resdet.cli.training import train_any
 from resdet.version import __version__
@@ -28,6 +29,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
     "report": (report, "what a detector gets wrong, as one HTML file"),
     "publish": (publish, "a checkpoint as one file for others"),
     "export": (export, "a detector as ONNX or torch.export, also in 8-bit integers"),
+    "serve": (serve, "a web page and HTTP for detectors"),
     "convert": (convert, "checkpoints of other programs"),
     "ladder": (ladder, "the paper's Table 9 for any checkpoints"),
     "show-steps": (show_steps, "pictures of refinement, voting and the rest"),
