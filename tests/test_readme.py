@@ -74,6 +74,8 @@ def test_commands_use_flags_that_the_tools_have(line, capsys):
         "tools/browse.py": lambda: cli.browse(["-h"]),
         "tools/report.py": lambda: cli.report(["-h"]),
         "tools/ladder.py": lambda: cli.ladder(["-h"]),
+        "tools/serve.py": lambda: cli.serve(["-h"]),
+        "tools/download.py": lambda: cli.download(["-h"]),
         "tools/convert.py": lambda: cli.convert(["-h"]),
         "tools/show_steps.py": lambda: cli.show_steps(["-h"]),
         "tools/analyze_cls.py": lambda: cli.analyze(["curves", "-h"]),

@@ -4,12 +4,14 @@ Nothing heavy is imported before the arguments are read, so that ``-h`` and a ty
 """
 
 from resdet.cli.converting import convert, publish
+from resdet.cli.downloading import download
 from resdet.cli.exporting import export
 from resdet.cli.inspecting import browse, check_data
 from resdet.cli.looking import analyze, ladder, show_steps
 from resdet.cli.measuring import benchmark
 from resdet.cli.reporting import report
 from resdet.cli.running import run
+from resdet.cli.serving import serve
 from resdet.cli.testing import evaluate, infer
 from resdet.cli.training import train
 
@@ -19,6 +21,7 @@ __all__ = [
     "browse",
     "check_data",
     "convert",
+    "download",
     "evaluate",
     "export",
     "infer",
@@ -26,6 +29,7 @@ __all__ = [
     "publish",
     "report",
     "run",
+    "serve",
     "show_steps",
     "train",
 ]

@@ -7,17 +7,20 @@ from collections.abc import Callable, Sequence
 
 from resdet.cli.converting import convert, publish
 from resdet.cli.demos import demo, demo_localization
+from resdet.cli.downloading import download
 from resdet.cli.exporting import export
 from resdet.cli.inspecting import browse, check_data
 from resdet.cli.looking import analyze, ladder, show_steps
 from resdet.cli.measuring import benchmark
 from resdet.cli.reporting import report
 from resdet.cli.running import run
+from resdet.cli.serving import serve
 from resdet.cli.testing import evaluate, infer
 from resdet.cli.training import train_any
 from resdet.version import __version__
 
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
+    "download": (download, "published data sets into data/"),
     "train": (train_any, "train what a config says"),
     "eval": (evaluate, "metrics of a checkpoint or of a results file"),
     "infer": (infer, "detect in images, folders, videos and streams"),
@@ -26,6 +29,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
     "report": (report, "what a detector gets wrong, as one HTML file"),
     "publish": (publish, "a checkpoint as one file for others"),
     "export": (export, "a detector as ONNX or torch.export, also in 8-bit integers"),
+    "serve": (serve, "a web page and HTTP for detectors"),
     "convert": (convert, "checkpoints of other programs"),
     "ladder": (ladder, "the paper's Table 9 for any checkpoints"),
     "show-steps": (show_steps, "pictures of refinement, voting and the rest"),

@@ -42,6 +42,7 @@ class OnnxDetector:
     Attributes:
         classes: K names, index = label.
         category_ids: of each class in the data that it was trained on.
+        score_threshold: least score of a detection.
     """
 
     def __init__(
@@ -59,11 +60,8 @@ class OnnxDetector:
         self.classes: tuple[str, ...] = tuple(json.loads(facts["classes"]))
         self.category_ids: tuple[int, ...] = tuple(json.loads(facts["category_ids"]))
         self.device = device
-        own = float(json.loads(facts["score_threshold"]))
-        self._threshold = own if score_threshold is None else score_threshold
-        if not own <= self._threshold <= 1:
-            needed = f"{own:g}, which the file was made with, to 1; or export it anew with --score-threshold"
-            raise InputError("score_threshold", found=score_threshold, needed=needed)
+        self._least_score = float(json.loads(facts["score_threshold"]))
+        self.score_threshold = self.checked_threshold(self._least_score if score_threshold is None else score_threshold)
         self._resize: dict[str, Any] = json.loads(facts["resize"])
         batch, _, *hw = self._session.get_inputs()[0].shape
         self._any_batch = isinstance(batch, str)
@@ -88,6 +86,17 @@ class OnnxDetector:
         for places in groups.values():
             found |= zip(places, self._detect([pictures[place] for place in places]), strict=True)
         return found[0] if single else [found[place] for place in range(len(pictures))]
+
+    def checked_threshold(self, value: float) -> float:
+        """A score_threshold that the file can serve.
+
+        Raises:
+            InputError: it is below the one that the file was made with, or above 1.
+        """
+        if not self._least_score <= value <= 1:
+            own = f"{self._least_score:g}, which the file was made with, to 1"
+            raise InputError("score_threshold", found=value, needed=f"{own}; or export it anew with --score-threshold")
+        return value
 
     def stream(self, source: str | Path | int) -> Iterator[tuple[np.ndarray, Detections]]:
         """Frames and their detections, one by one, as they come: see :meth:`resdet.Detector.stream`.
@@ -125,7 +134,7 @@ class OnnxDetector:
         (height, width), seen = pictures[0].shape[:2], given["sizes"][0]
         factors = np.array([width / seen[1], height / seen[0]] * 2, np.float32)
         boxes = np.clip(boxes * factors, 0, np.array([width, height] * 2, np.float32))
-        keep = (scores > self._threshold) & (labels >= 0)
+        keep = (scores > self.score_threshold) & (labels >= 0)
         return [Detections(b[k], s[k], c[k]) for b, s, c, k in zip(boxes, scores, labels, keep, strict=True)]
 
 
