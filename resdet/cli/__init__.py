@@ -8,7 +8,7 @@ from resdet.cli.exporting import export
 from resdet.cli.inspecting import browse, check_data
 from resdet.cli.looking import analyze, ladder, show_steps
 from resdet.cli.measuring import benchmark
-from resdet.cli.reporting import report
+from resdet.cli.reporting import report, runs
 from resdet.cli.running import run
 from resdet.cli.testing import evaluate, infer
 from resdet.cli.training import train
@@ -26,6 +26,7 @@ __all__ = [
     "publish",
     "report",
     "run",
+    "runs",
     "show_steps",
     "train",
 ]
