@@ -120,7 +120,7 @@ def commit_of(path: str | Path) -> str | None:
     command = ["git", "-C", str(folder), "describe", "--always", "--exclude=*", "--abbrev=40", "--dirty=+"]
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=20, env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
+            command, capture_output=True, text=True, timeout=5, env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
