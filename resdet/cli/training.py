@@ -29,7 +29,7 @@ def train(task: str | None, description: str, arguments: Sequence[str] | None = 
     explained = "go on from a checkpoint; without a file from last.pth of the work dir, if there is one"
     add("--resume", nargs="?", const="auto", metavar="CHECKPOINT", help=explained)
     add("--overwrite", action="store_true", help="begin anew in a work dir that holds another run")
-    add("--check", action="store_true", help="look at the headers of all training files first")
+    add("--check", action="store_true", help="look at all training and validation files first")
     add("--amp", action="store_true", help="mixed precision: bfloat16 (run.amp=fp16 for float16)")
     explained = "scale optimizer.lr by loader.batch_size x optimizer.accumulate / optimizer.batch_size"
     add("--auto-scale-lr", action="store_true", help=explained)

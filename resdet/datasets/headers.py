@@ -114,7 +114,9 @@ def check_folder(data: FolderIndex, what: str) -> None:
     with ThreadPoolExecutor(THREADS) as pool:
         found = [error for error in pool.map(fault, data.files) if error is not None]
     if found:
-        told = f"{len(found)} of {len(data)} {what} that will not be read; the first: {found[0].where}: {found[0].found}"
+        told = (
+            f"{len(found)} of {len(data)} {what} that will not be read; the first: {found[0].where}: {found[0].found}"
+        )
         raise InputError(data.folder, found=told, needed="whole image files")
 
 
