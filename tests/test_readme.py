@@ -48,7 +48,7 @@ def test_ci_runs_the_test_command():
 
 
 def test_every_setting_it_names_exists():
-    named = re.findall(r"\b(loader|optimizer|schedule|run|publish|test)\.(?!py\b)(\w+)", MANUAL)
+    named = re.findall(r"\b(loader|optimizer|schedule|run|publish|test)\.(?!py\b|json\b)(\w+)", MANUAL)
     assert named
     for section, key in named:
         kinds = [task_named(name).test_settings for name in OWN_SECTIONS] if section == "test" else [SETTINGS[section]]
@@ -72,6 +72,7 @@ def test_commands_use_flags_that_the_tools_have(line, capsys):
         "tools/publish.py": lambda: cli.publish(["-h"]),
         "tools/check_data.py": lambda: cli.check_data(["-h"]),
         "tools/browse.py": lambda: cli.browse(["-h"]),
+        "tools/runs.py": lambda: cli.runs(["-h"]),
         "tools/report.py": lambda: cli.report(["-h"]),
         "tools/ladder.py": lambda: cli.ladder(["-h"]),
         "tools/serve.py": lambda: cli.serve(["-h"]),

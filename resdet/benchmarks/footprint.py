@@ -6,6 +6,7 @@ allocator keeps. On a GPU what torch has allocated there.
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
 from pathlib import Path
@@ -13,7 +14,13 @@ from typing import NamedTuple
 
 import torch
 
-STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+STATUS, CLEAR, MACHINE = Path("/proc/self/status"), Path("/proc/self/clear_refs"), Path("/proc/meminfo")
+GROUPS = Path("/sys/fs/cgroup")
+CONTAINERS = (
+    (GROUPS / "memory.max", GROUPS / "memory.current", GROUPS / "memory.stat"),
+    *[tuple(GROUPS / "memory" / f"memory.{name}" for name in ("limit_in_bytes", "usage_in_bytes", "stat"))],
+)
+"""Where version 2 and version 1 of Linux's groups tell bound, use, and what is used for."""
 
 
 class Memory(NamedTuple):
@@ -50,3 +57,19 @@ class MemoryMeter:
 def _status(field: str) -> float:
     line = next(line for line in STATUS.read_text().splitlines() if line.startswith(f"{field}:"))
     return int(line.split()[1]) / 2**20
+
+
+def free_memory() -> float:
+    """GiB that this process may still take: of the machine, and of its container where that is bounded."""
+    free = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    if MACHINE.exists():
+        fields = dict(line.split(":") for line in MACHINE.read_text().splitlines())
+        free.append(int(fields["MemAvailable"].split()[0]) * 1024)
+    for bound, used, told in CONTAINERS:
+        if bound.exists() and used.exists() and (most := bound.read_text().strip()).isdigit():  # else "max"
+            fields = dict(line.split() for line in told.read_text().splitlines()) if told.exists() else {}
+            files = sum(
+                int(fields.get(name, 0)) for name in ("active_file", "inactive_file")
+            )  # given up when asked for
+            free.append(int(most) - int(used.read_text()) + files)
+    return max(0, min(free)) / 2**30

@@ -9,7 +9,7 @@ from resdet.cli.exporting import export
 from resdet.cli.inspecting import browse, check_data
 from resdet.cli.looking import analyze, ladder, show_steps
 from resdet.cli.measuring import benchmark
-from resdet.cli.reporting import report
+from resdet.cli.reporting import report, runs
 from resdet.cli.running import run
 from resdet.cli.serving import serve
 from resdet.cli.testing import evaluate, infer
@@ -29,6 +29,7 @@ __all__ = [
     "publish",
     "report",
     "run",
+    "runs",
     "serve",
     "show_steps",
     "train",

@@ -12,7 +12,7 @@ from resdet.cli.exporting import export
 from resdet.cli.inspecting import browse, check_data
 from resdet.cli.looking import analyze, ladder, show_steps
 from resdet.cli.measuring import benchmark
-from resdet.cli.reporting import report
+from resdet.cli.reporting import report, runs
 from resdet.cli.running import run
 from resdet.cli.serving import serve
 from resdet.cli.testing import evaluate, infer
@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
     "check": (check_data, "all that is wrong with a data set"),
     "browse": (browse, "samples as the net will see them"),
     "report": (report, "what a detector gets wrong, as one HTML file"),
+    "runs": (runs, "a table of all runs, and what two of them differ in"),
     "publish": (publish, "a checkpoint as one file for others"),
     "export": (export, "a detector as ONNX or torch.export, also in 8-bit integers"),
     "serve": (serve, "a web page and HTTP for detectors"),

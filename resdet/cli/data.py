@@ -35,6 +35,8 @@ def config_of(
         options: overrides.
         default: config of data alone.
     """
+    from dataclasses import replace
+
     from resdet.engine.config import load_config
 
     overrides: dict[str, dict[str, Any]] = {}
@@ -42,7 +44,8 @@ def config_of(
         reader = "resdet.datasets.by_folder.read_folder"
         for section, split in (("train_data", "train"), ("test_data", "val")):
             overrides[section] = {"_delete_": True, "type": reader, "folder": data, "split": split}
-    return load_config(config or default, options, overrides=overrides)
+    read = load_config(config or default, options, overrides=overrides)
+    return read if data is None else replace(read, said=(f"--data {data}", *read.said))
 
 
 def work_dir_of(args: argparse.Namespace) -> Path:

@@ -29,3 +29,14 @@ def keep_freed_memory() -> bool:
     if not libc.mallopt(M_MMAP_THRESHOLD, BYTES):  # before 2.35 the bound is 32 MiB; without it the rest does harm
         return False
     return all([libc.mallopt(*setting) for setting in ((M_TRIM_THRESHOLD, 2 * BYTES - 1), (M_TOP_PAD, BYTES // 4))])
+
+
+def give_back() -> None:
+    """Hand freed memory back to the kernel once, so that what is used next can be counted; GNU's C library alone can.
+
+    Elsewhere nothing happens.
+    """
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (AttributeError, OSError, TypeError):
+        return

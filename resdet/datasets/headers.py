@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from resdet.datasets.annotations import Annotations
+from resdet.datasets.folder import FolderIndex
 from resdet.datasets.images import image_size_hw, is_cut
 from resdet.errors import InputError
 
@@ -93,6 +95,29 @@ def check_files(data: Annotations, what: str, *, whole: bool) -> None:
         needed += "skip_unreadable=True in the section of these data"
         told = f"{len(found)} of {len(data)} {what} that will not be read; the first: {first}"
         raise InputError(data.source, found=told, needed=needed)
+
+
+def check_folder(data: FolderIndex, what: str) -> None:
+    """The same for a folder of classes, by the headers of its files.
+
+    Raises:
+        InputError: names how many, and the first.
+    """
+
+    def fault(name: str) -> InputError | None:
+        try:
+            image_size_hw(os.path.join(data.folder, name))
+        except InputError as error:
+            return error
+        return None
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        found = [error for error in pool.map(fault, data.files) if error is not None]
+    if found:
+        told = (
+            f"{len(found)} of {len(data)} {what} that will not be read; the first: {found[0].where}: {found[0].found}"
+        )
+        raise InputError(data.folder, found=told, needed="whole image files")
 
 
 class Watch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from copy import copy
 from typing import TypeVar
 
 import numpy as np
@@ -122,6 +123,13 @@ class EvaluationShare(Sampler[list[int]]):
         alike = np.split(order, ends)
         batches = [group[start : start + batch_size] for group in alike for start in range(0, len(group), batch_size)]
         self._batches = [batch.tolist() for batch in batches[rank::world]]
+
+    def thinned(self, most: int) -> EvaluationShare:
+        """At most so many of its batches, evenly spread, so that images of all sizes are among them."""
+        part = copy(self)
+        places = np.linspace(0, len(self._batches) - 1, min(most, len(self._batches))).round()
+        part._batches = [self._batches[int(place)] for place in places]
+        return part
 
     def __iter__(self) -> Iterator[list[int]]:
         return iter(self._batches)

@@ -77,6 +77,8 @@ class ExperimentConfig:
     """Further hooks of mmengine."""
     visualizer: Mapping[str, Any] | None
     """Of mmengine; None: local files."""
+    said: tuple[str, ...] = ()
+    """What the command line said beyond the file, as it was said, for the record."""
 
     @property
     def said_of_nets(self) -> dict[str, Any]:
@@ -111,7 +113,7 @@ def load_config(
     for option in options:
         _override(config, option)
     overridden = {option.partition("=")[0].removeprefix("model.") for option in options if option.startswith("model.")}
-    return _typed(config, path, frozenset(overridden))
+    return _typed(config, path, frozenset(overridden), tuple(options))
 
 
 def find_config(path: str | Path) -> Path:
@@ -181,7 +183,7 @@ def _kind(config: Config, section: str) -> type[Settings] | None:
     return data_arguments_of(function) if section in DATA else arguments_of(function)
 
 
-def _typed(config: Config, path: Path, overridden: frozenset[str]) -> ExperimentConfig:
+def _typed(config: Config, path: Path, overridden: frozenset[str], said: tuple[str, ...]) -> ExperimentConfig:
     where, text = f"config {path}", config.pretty_text
     given: dict[str, Any] = config.to_dict()
     for key in given:
@@ -211,6 +213,7 @@ def _typed(config: Config, path: Path, overridden: frozenset[str]) -> Experiment
         text=text,
         given=given,
         overridden=overridden,
+        said=said,
         **{**values.by_name(), "task": task},
         **{"backbone": None, **calls},
         **read,

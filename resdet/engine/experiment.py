@@ -59,8 +59,12 @@ def build_experiment(config: ExperimentConfig, *, load_init: bool) -> Experiment
     """
     threads.use(config.run.threads)
     train_set = config.task.training_data(config)
+    return assemble(config, train_set, _test_set(config, tuple(train_set.classes)), load_init=load_init)
+
+
+def assemble(config: ExperimentConfig, train_set: Dataset, test_set: Dataset, *, load_init: bool) -> Experiment:
+    """The net of a config for data that are there; as :func:`build_experiment`."""
     classes = tuple(train_set.classes)
-    test_set = _test_set(config, classes)
     torch.manual_seed(config.run.seed)
     try:
         net = build_net(config, num_classes=len(classes), load_init=load_init)
@@ -195,18 +199,19 @@ def train_loader(experiment: Experiment) -> Iterable:
     return _loader(data, batches, settings.workers)
 
 
-def test_loader(experiment: Experiment, *, kept: bool = False) -> Iterable:
-    """This process's share of the test set, each image once; ``kept`` as for :func:`data_loader`."""
-    return data_loader(experiment.test_set, experiment.config.loader, kept=kept)
+def test_loader(experiment: Experiment, *, kept: bool = False, most: int | None = None) -> Iterable:
+    """This process's share of the test set, each image once; ``kept`` and ``most`` as for :func:`data_loader`."""
+    return data_loader(experiment.test_set, experiment.config.loader, kept=kept, most=most)
 
 
-def data_loader(data: Dataset, settings: Loader, *, kept: bool = False) -> Iterable:
+def data_loader(data: Dataset, settings: Loader, *, kept: bool = False, most: int | None = None) -> Iterable:
     """This process's share of any data set, each image once.
 
     Args:
         data: any of ours.
         settings: section ``loader``.
         kept: loader processes wait for the next pass; they end when the loader (its ``_iterator``) goes.
+        most: batches, evenly spread over the share; None: all.
     """
     share = EvaluationShare(
         len(data),
@@ -215,6 +220,7 @@ def data_loader(data: Dataset, settings: Loader, *, kept: bool = False) -> Itera
         rank=distributed.rank(),
         world=distributed.world_size(),
     )
+    share = share if most is None else share.thinned(most)
     return _loader(data, share, settings.workers, kept=kept)
 
 

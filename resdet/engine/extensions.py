@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,6 +11,17 @@ from mmengine.registry import HOOKS, VISBACKENDS, Registry
 from mmengine.utils import get_object_from_string
 
 from resdet.errors import InputError, nearest
+
+PACKAGES = {
+    "TensorboardVisBackend": "tensorboard",
+    "WandbVisBackend": "wandb",
+    "MLflowVisBackend": "mlflow",
+    "ClearMLVisBackend": "clearml",
+    "NeptuneVisBackend": "neptune",
+    "DVCLiveVisBackend": "dvclive",
+    "AimVisBackend": "aim",
+}
+"""What mmengine's visualization backends import."""
 
 
 def check_hooks(hooks: Sequence[Mapping[str, Any]]) -> None:
@@ -39,6 +51,19 @@ def check_visualizer(visualizer: Mapping[str, Any] | None) -> None:
         raise InputError("visualizer.vis_backends", found=repr(backends), needed="[dict(type=...), ...]")
     for backend in backends:
         _check(backend, VISBACKENDS, "visualizer.vis_backends")
+
+
+def check_installed(visualizer: Mapping[str, Any]) -> None:
+    """Refuse backends whose package is missing, before mmengine fails in its first step.
+
+    Raises:
+        InputError: what to install.
+    """
+    for backend in visualizer["vis_backends"]:
+        name = backend["type"] if isinstance(backend["type"], str) else backend["type"].__name__
+        package = PACKAGES.get(name.rpartition(".")[2])
+        if package is not None and importlib.util.find_spec(package) is None:
+            raise InputError(f"visualizer, {name}", found=f"no package {package}", needed=f"pip install {package}")
 
 
 def _check(given: Any, registry: Registry, where: str, *, also: Sequence[str] = ()) -> None:

@@ -21,6 +21,7 @@ from resdet.backbones.stochastic_depth import RandomResidual
 from resdet.backbones.weights import load_exactly
 from resdet.engine import distributed
 from resdet.engine.checkpoints import check_same, read_checkpoint, write_checkpoint
+from resdet.engine.extensions import check_installed
 from resdet.engine.optim import autocast
 from resdet.engine.progress import shown
 from resdet.engine.resume import changes, follow, rates_of, settings_of
@@ -152,7 +153,7 @@ class ResdetRunner(Runner):
             randomness={"seed": config.run.seed},
             experiment_name=f"{Path(config.filename).stem}_{uuid.uuid4().hex[:6]}",
             default_hooks=dict.fromkeys(("runtime_info", "timer", "sampler_seed", "logger", "checkpoint")),
-            visualizer={"type": "Visualizer", **_visualizer(config)},
+            visualizer={"type": "Visualizer", **visualizer_of(config)},
             cfg=Config(dict(config.given), filename=config.filename),
             **settings,
         )
@@ -208,6 +209,7 @@ class ResdetRunner(Runner):
             )
         if distributed.rank() == 0:
             write_checkpoint(Path(out_dir) / filename, checkpoint)
+        self.call_hook("after_save_checkpoint", checkpoint=checkpoint)  # ours: what counts is what was written
 
     def resume(
         self,
@@ -268,13 +270,14 @@ def build_test_runner(experiment: Experiment, loader: Any, *, work_dir: Path, la
     )
 
 
-def _visualizer(config: ExperimentConfig) -> dict[str, Any]:
+def visualizer_of(config: ExperimentConfig) -> dict[str, Any]:
     """The backends of section ``visualizer``, or local files and what ``run.tensorboard`` adds.
 
     Raises:
-        InputError: no tensorboard is installed.
+        InputError: the package of one of them is not installed.
     """
     if config.visualizer is not None:
+        check_installed(config.visualizer)
         return dict(config.visualizer)
     if config.run.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise InputError("run.tensorboard", found="no package tensorboard", needed='pip install "resdet[tensorboard]"')

@@ -15,7 +15,8 @@ from mmengine.hooks import EMAHook
 
 from resdet.backbones.weights import load_exactly
 from resdet.datasets.detection import DetectionDataset
-from resdet.datasets.headers import WHOLE, check_files
+from resdet.datasets.folder import FolderDataset
+from resdet.datasets.headers import WHOLE, check_files, check_folder
 from resdet.engine import distributed
 from resdet.engine.ahead import FilesSeen
 from resdet.engine.checkpoints import read_checkpoint
@@ -25,6 +26,7 @@ from resdet.engine.evaluate import evaluate
 from resdet.engine.experiment import Experiment, build_experiment, check_start, test_loader, train_loader
 from resdet.engine.hooks import Checkpoints, ErrorWarmup, FiniteLoss, Progress, StepSeed
 from resdet.engine.optim import build_optimizer, build_schedulers, in_steps
+from resdet.engine.record import Recorder
 from resdet.engine.runner import EvaluationLoop, ResdetRunner, StepLoop
 from resdet.engine.settings import Schedule
 from resdet.engine.signals import StopOnSignal
@@ -53,7 +55,7 @@ def train(
         resume: a checkpoint, or ``"auto"`` for last.pth of ``work_dir`` where there is one.
         auto_scale_lr: scale the learning rate by the batch really used.
         overwrite: begin anew in a ``work_dir`` that holds another run.
-        check: look at all training files first, and not beside the first steps.
+        check: look at all files first, and not at those of the training set beside the first steps.
 
     Returns:
         Metrics of the last validation; none without any.
@@ -63,24 +65,10 @@ def train(
     """
     distributed.start(launcher, timeout=config.run.start_timeout)
     work_dir = Path(work_dir)
-    if resume is None and not overwrite and (work_dir / "last.pth").exists():
-        needed = "--resume to go on with it, another --work-dir, or --overwrite to begin anew"
-        raise InputError(f"work dir {work_dir}", found="last.pth of another run", needed=needed)
-    if resume == "auto":
-        resume = str(work_dir / "last.pth") if (work_dir / "last.pth").exists() else None
-    if resume is not None and getattr(config.model.settings, "fallback", None):
-        config = with_trained_backbone(config, read_checkpoint(resume)["meta"])
-    experiment = build_experiment(config, load_init=resume is None)
-    if config.load_from and resume is None:
-        load_trained(experiment, config.load_from)
-    elif resume is None:
-        check_start(experiment)
-    if _looks_ahead(experiment):
-        known = experiment.test_set.annotations
-        check_files(known, "validation images", whole=check or len(known) <= WHOLE)
-        if check:
-            check_files(experiment.train_set.annotations, "training images", whole=True)
-    with _alone(work_dir):
+    experiment, resume = prepare(config, work_dir=work_dir, resume=resume, overwrite=overwrite)
+    config = experiment.config
+    check_pictures(experiment, training=check)
+    with alone(work_dir):
         runner, checkpoints, endings = build_runner(
             experiment, work_dir=work_dir, launcher=launcher, auto_scale_lr=auto_scale_lr
         )
@@ -100,8 +88,53 @@ def train(
     return metrics
 
 
+def prepare(
+    config: ExperimentConfig, *, work_dir: Path, resume: str | None, overwrite: bool
+) -> tuple[Experiment, str | None]:
+    """What a training starts with: its experiment, and the checkpoint that it goes on from.
+
+    Args:
+        config: as for :func:`train`.
+        work_dir: likewise, and the rest too.
+        resume: likewise.
+        overwrite: likewise.
+
+    Raises:
+        InputError: another run is there, or as :func:`build_experiment`.
+    """
+    if resume is None and not overwrite and (work_dir / "last.pth").exists():
+        needed = "--resume to go on with it, another --work-dir, or --overwrite to begin anew"
+        raise InputError(f"work dir {work_dir}", found="last.pth of another run", needed=needed)
+    if resume == "auto":
+        resume = str(work_dir / "last.pth") if (work_dir / "last.pth").exists() else None
+    if resume is not None and getattr(config.model.settings, "fallback", None):
+        config = with_trained_backbone(config, read_checkpoint(resume)["meta"])
+    experiment = build_experiment(config, load_init=resume is None)
+    if config.load_from and resume is None:
+        load_trained(experiment, config.load_from)
+    elif resume is None:
+        check_start(experiment)
+    return experiment, resume
+
+
+def check_pictures(experiment: Experiment, *, training: bool) -> None:
+    """Refuse files that will stop a run: of the validation images of data with boxes, with ``training`` of all.
+
+    Raises:
+        InputError: as :func:`resdet.datasets.headers.check_files`.
+    """
+    if distributed.rank():
+        return
+    sets = [(experiment.test_set, "validation images"), *[(experiment.train_set, "training images")] * training]
+    for data, what in sets:
+        if isinstance(data, DetectionDataset):
+            check_files(data.annotations, what, whole=training or len(data) <= WHOLE)
+        elif isinstance(data, FolderDataset) and training:
+            check_folder(data.index, what)
+
+
 @contextmanager
-def _alone(work_dir: Path) -> Iterator[None]:
+def alone(work_dir: Path) -> Iterator[None]:
     """Two runs in one folder would write over each other's checkpoints. What a killed one has left goes."""
     with ExitStack() as stack:
         if not distributed.rank():
@@ -185,7 +218,9 @@ def build_runner(
     )
     progress = Progress(every=run.log_every, batch_size=loader.batch_size)
     stop = StopOnSignal(checkpoints, accumulate=unit)
-    hooks: list[Any] = [StepSeed(), FiniteLoss(at_once=run.sync_check), progress, checkpoints, stop]
+    said = (*config.said, *["--auto-scale-lr"] * auto_scale_lr)
+    record = Recorder(config, score=experiment.metric.higher_is_better, overrides=said)
+    hooks: list[Any] = [StepSeed(), FiniteLoss(at_once=run.sync_check), progress, checkpoints, record, stop]
     sets = [experiment.train_set, *([experiment.test_set] if len(experiment.test_set) > WHOLE else [])]
     seen = [FilesSeen([each.annotations for each in sets])] if _looks_ahead(experiment) else []
     hooks += seen

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import platform
+import subprocess
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -43,7 +45,7 @@ def format_table(figures: CocoFigures | VocFigures) -> str:
         how = "area under the curve" if figures.method == "area" else "11 recalls (VOC 2007)"
         summary = [("mAP", figures.mAP, f"IoU {figures.iou:.2f}, {how}")]
     header = ("class", *figures.per_class[0]._fields[1:])
-    return f"{_aligned(summary)}\n\n{_aligned([header, *figures.per_class])}"
+    return f"{aligned(summary)}\n\n{aligned([header, *figures.per_class])}"
 
 
 def write_json(path: str | Path, record: Mapping | Sequence) -> None:
@@ -92,6 +94,7 @@ def provenance(
         "config": {"path": None if config is None else str(config), "text": config_text},
         "checkpoint": {"path": None if checkpoint is None else str(checkpoint), "sha256": checkpoint_hash},
         "seed": seed,
+        "commit": commit_of(__file__) or (None if config is None else commit_of(config)),
         "versions": {
             "python": platform.python_version(),
             "resdet": __version__,
@@ -108,7 +111,23 @@ def provenance(
     }
 
 
-def _aligned(rows: Sequence[Sequence]) -> str:
+def commit_of(path: str | Path) -> str | None:
+    """The commit of the repository that a file is in, ``+`` behind it where files of it have changed since.
+
+    None outside of a repository, or where git is not installed or does not trust its owner.
+    """
+    folder = Path(path).resolve().parent
+    command = ["git", "-C", str(folder), "describe", "--always", "--exclude=*", "--abbrev=40", "--dirty=+"]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=5, env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None if done.returncode == 0 else None
+
+
+def aligned(rows: Sequence[Sequence]) -> str:
     """Columns of text, names to the left and numbers to the right."""
     cells = [[_cell(value) for value in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]

@@ -57,3 +57,23 @@ def test_an_old_library_is_left_as_it_is(monkeypatch):
     monkeypatch.setattr(memory.ctypes, "CDLL", Old)
     assert memory.keep_freed_memory() is False
     assert asked == [memory.M_MMAP_THRESHOLD]
+
+
+GIVEN_BACK = """
+import torch
+from pathlib import Path
+from resdet.cpu.memory import give_back, keep_freed_memory
+assert keep_freed_memory()
+def held():
+    return next(int(l.split()[1]) for l in Path("/proc/self/status").read_text().splitlines() if l.startswith("VmRSS"))
+torch.ones(64 << 20)  # 256 MiB
+before = held()
+give_back()
+print(before - held())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="GNU's C library")
+def test_kept_memory_is_given_back_when_asked():
+    done = subprocess.run([sys.executable, "-c", GIVEN_BACK], capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 200 * 1024  # KiB

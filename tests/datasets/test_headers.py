@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from resdet.datasets.coco import read_coco
-from resdet.datasets.headers import Watch, check_files, faults
+from resdet.datasets.folder import read_folder
+from resdet.datasets.headers import Watch, check_files, check_folder, faults
 from resdet.engine.config import load_config
 from resdet.engine.train import train
 from resdet.errors import InputError
@@ -58,6 +59,22 @@ def test_half_images(data, tmp_path, caplog):
     assert faults(data, whole=True) == []
     told = f"1 of 4 images lack their last bytes, but no rows, and are read; the first: {tmp_path / 'c.png'}"
     assert [line.partition(": ")[2] for line in caplog.messages] == [told]
+
+
+def test_headers_of_a_folder_of_classes(tmp_path, cls_config, tiny):
+    for path in tiny.folders.rglob("*.png"):
+        copy = tmp_path / "data" / path.relative_to(tiny.folders)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(path.read_bytes())
+    root = tmp_path / "data"
+    index = read_folder(root, "train")
+    check_folder(index, "training images")
+    (root / "train" / "red" / "more_1.png").write_bytes(b"none")
+    with pytest.raises(InputError, match=rf"1 of {len(index)} training images that will not be read.*more_1\.png"):
+        check_folder(index, "training images")
+    config = load_config(cls_config, [f"train_data.root={root}", f"test_data.root={root}"])
+    with pytest.raises(InputError, match="that will not be read"):
+        train(config, work_dir=tmp_path / "run", check=True)
 
 
 def test_a_watch(data, tmp_path):

@@ -124,6 +124,14 @@ def test_evaluation_share_keeps_sizes_apart():
     assert list(EvaluationShare(4, 3)) == [[0, 1, 2], [3]]
 
 
+def test_a_part_of_a_share_is_spread_over_it():
+    share = EvaluationShare(9, 2)  # batches that begin with 0, 2, 4, 6, 8
+    assert list(share.thinned(3)) == [[0, 1], [4, 5], [8]]
+    assert list(share.thinned(1)) == [[0, 1]]
+    assert list(share.thinned(5)) == list(share.thinned(100)) == list(share)
+    assert len(share.thinned(3)) == 3 and len(share) == 5
+
+
 @pytest.mark.parametrize("sampler", [TrainBatches, EvaluationShare])
 def test_bad_arguments(sampler):
     with pytest.raises(InputError, match="no images"):

@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 
+from resdet.benchmarks.dry_run import dry_run
 from resdet.engine.config import load_config
 from resdet.engine.evaluate import evaluate
 from resdet.engine.experiment import load_experiment
@@ -101,6 +102,18 @@ def test_a_backend_of_mmengine_by_name(write_config, tmp_path):
     train(load_config(path, ["schedule.length=2"]), work_dir=tmp_path)
     (scalars,) = tmp_path.glob("*/vis_data/scalars.json")
     assert "loss" in json.loads(scalars.read_text().splitlines()[0])
+
+
+@pytest.mark.parametrize(
+    ("backend", "package"), [("WandbVisBackend", "wandb"), ("MLflowVisBackend", "mlflow"), ("AimVisBackend", "aim")]
+)
+def test_a_backend_whose_package_is_missing(write_config, tmp_path, monkeypatch, backend, package):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    path = write_config(("run = dict(", f'visualizer = dict(vis_backends=[dict(type="{backend}")])\nrun = dict('))
+    with pytest.raises(InputError, match=f"no package {package}\n.*pip install {package}"):
+        train(load_config(path), work_dir=tmp_path / "run")
+    with pytest.raises(InputError, match=f"no package {package}"):
+        dry_run(load_config(path), work_dir=tmp_path / "run")
 
 
 def test_another_optimizer_and_schedule_train(write_config, tmp_path):

@@ -15,6 +15,7 @@ from resdet.engine.config import load_config
 from resdet.engine.evaluate import evaluate
 from resdet.engine.experiment import build_experiment, load_experiment
 from resdet.engine.hooks import StepSeed
+from resdet.engine.record import read_record
 from resdet.engine.train import load_trained, train
 from resdet.errors import InputError
 from resdet.structures import Target
@@ -378,7 +379,9 @@ def test_a_full_disk_in_a_run(det_config, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="No space left on device"):
         run(det_config, tmp_path, "run.checkpoint_every=2")
     assert read_checkpoint(tmp_path / "last.pth")["meta"]["step"] == 2
-    assert [name for name in os.listdir(tmp_path) if name.endswith((".pth", ".json")) or name[0] == "."] == ["last.pth"]
+    left = [name for name in os.listdir(tmp_path) if name.endswith((".pth", ".json")) or name[0] == "."]
+    assert sorted(left) == ["last.pth", "run.json"]
+    assert read_record(tmp_path).step == 2  # of what was written
 
 
 def test_a_class_that_one_split_lacks_is_told(write_config, tiny, tmp_path, caplog):

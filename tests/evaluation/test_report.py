@@ -4,6 +4,8 @@ import errno
 import hashlib
 import json
 import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ import torch
 import resdet
 from resdet.errors import InputError
 from resdet.evaluation.coco import CocoClass, CocoFigures
-from resdet.evaluation.report import format_table, provenance, write_json
+from resdet.evaluation.report import commit_of, format_table, provenance, write_json
 from resdet.evaluation.voc import VocClass, VocFigures
 
 COCO = CocoFigures(
@@ -116,3 +118,28 @@ def test_provenance_errors(tmp_path):
         provenance(tmp_path / "none.py", None)
     with pytest.raises(InputError, match=r"none.pth\n.*No such file.*\n.*checkpoint"):
         provenance(None, tmp_path / "none.pth")
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+def test_the_commit_of_a_file(tmp_path, monkeypatch):
+    file = tmp_path / "repository" / "below" / "config.py"
+    file.parent.mkdir(parents=True)
+    file.write_text("first")
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.resolve()))
+    assert commit_of(file) is None  # no repository
+    who = ["-c", "user.name=a", "-c", "user.email=b", "-c", "commit.gpgsign=false"]
+
+    def git(*words):
+        command = ["git", "-C", str(file.parents[1]), *who, *words]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    git("init")
+    assert commit_of(file) is None  # no commit
+    git("add", ".")
+    git("commit", "-m", "first")
+    git("tag", "-a", "v1", "-m", "one")
+    assert commit_of(file) == git("rev-parse", "HEAD")
+    file.write_text("second, which is longer")
+    assert commit_of(file) == git("rev-parse", "HEAD") + "+"
+    monkeypatch.setenv("PATH", "")
+    assert commit_of(file) is None

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from resdet.engine.config import ExperimentConfig
     from resdet.engine.experiment import Experiment
 
+FEW = "a config of detection or classification; a localizer is trained on crops or regions that are drawn each time"
+
 
 def with_trained_backbone(config: ExperimentConfig, meta: dict[str, Any]) -> ExperimentConfig:
     """The config with its ``model.fallback`` as the backbone where a checkpoint was trained with that."""
@@ -66,6 +68,18 @@ class Task(ABC):
     @abstractmethod
     def test_data(self, config: ExperimentConfig, classes: Sequence[str] | None = None) -> Dataset:
         """What is tested on; ``classes`` fixes the order of labels where the reader leaves it open."""
+
+    def few(self, config: ExperimentConfig, count: int) -> tuple[ExperimentConfig, Dataset, Dataset]:
+        """Some training images as the test sees them, to train on and to test on (``--overfit``), and the config then.
+
+        Args:
+            config: of the training.
+            count: how many, drawn by ``run.seed``.
+
+        Raises:
+            InputError: there are not so many, or the task has no such trial.
+        """
+        raise InputError(f"--overfit with config {config.filename}", found=f"task = {self.name!r}", needed=FEW)
 
     @abstractmethod
     def metric(self, config: ExperimentConfig, data: Dataset) -> BaseMetric:

@@ -15,6 +15,7 @@ from resdet.backbones.weights import load_exactly, read_backbone, read_weights
 from resdet.classification.build import classifier
 from resdet.classification.classifier import Classifier
 from resdet.classification.ensemble import Ensemble
+from resdet.datasets.few import FewImages, draw_rows
 from resdet.engine.calls import Call
 from resdet.engine.checkpoints import check_same, load_net, net_calls
 from resdet.engine.metrics import ClassificationMetric
@@ -171,6 +172,20 @@ class Classification(Task):
     def test_data(self, config: ExperimentConfig, classes: Sequence[str] | None = None) -> Dataset:
         """What section ``test_data`` makes. Labels are the places of the sorted classes, so none can be asked for."""
         return config.test_data()
+
+    def few(self, config: ExperimentConfig, count: int) -> tuple[ExperimentConfig, Dataset, Dataset]:
+        """Images of as many classes as can be, read as the test data are, but of the training split."""
+        train, test = config.train_data.settings, config.test_data.settings
+        both = type(train).model_fields.keys() & type(test).model_fields.keys()
+        shared = [name for name in ("root", "name", "split") if name in both]
+        if "split" not in shared:
+            found = f"{config.test_data.function.__name__}, which has no argument split"
+            needed = "test data that can be read from the training split"
+            raise InputError(f"--overfit with config {config.filename}, test_data", found=found, needed=needed)
+        one = {name: value for name, value in {"crops": 1, "dense": ()}.items() if name in type(test).model_fields}
+        data = config.test_data.updated(**{name: getattr(train, name) for name in shared}, **one)()
+        few = FewImages(data, draw_rows(data, count, config.run.seed))
+        return config, few, few
 
     def metric(self, config: ExperimentConfig, data: Dataset) -> ClassificationMetric:
         """Top-1 and top-5."""

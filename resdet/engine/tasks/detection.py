@@ -9,6 +9,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch.nn.functional as F
 from mmengine.model import BaseDataPreprocessor, BaseModel
 from torch import Tensor
@@ -26,7 +27,7 @@ from resdet.engine.checkpoints import load_net, net_calls
 from resdet.engine.compiled import compile_parts
 from resdet.engine.metrics import DetectionMetric, build_detection_metric
 from resdet.engine.tasks.base import Task, with_trained_backbone
-from resdet.errors import InputError
+from resdet.errors import InputError, listed
 from resdet.inference.predictor import Predictor
 from resdet.inference.settings import TestSettings
 from resdet.settings import Settings, plain, value_of_text
@@ -88,6 +89,21 @@ class Detection(Task):
         """Annotated images as they are."""
         data = config.test_data(**({} if classes is None else {"classes": tuple(classes)}))
         return DetectionDataset(read_annotations(data, where=f"config {config.filename}, test_data"))
+
+    def few(self, config: ExperimentConfig, count: int) -> tuple[ExperimentConfig, DetectionDataset, DetectionDataset]:
+        """Images with objects, at the size of the test and without augmentation."""
+        data = read_annotations(config.train_data(), where=f"config {config.filename}, train_data")
+        images = np.repeat(np.arange(len(data)), np.diff(data.first))
+        rows = np.unique(images[~data.ignore])
+        if count > len(rows):
+            needed = f"at most {len(rows)}: so many training images have an object"
+            raise InputError(f"--overfit with {data.source}", found=f"{count} images", needed=needed)
+        rows = np.sort(np.random.default_rng(config.run.seed).permutation(rows)[:count])
+        logger.info("training images: %s", listed([data.files[int(row)] for row in rows], shown=8))
+        chosen, side = data.select(rows), config.model.settings.shorter_side
+        model = config.model.updated(shorter_side=side if isinstance(side, int) else side[-1])
+        config = replace(config, augmentation=(), model=model)
+        return config, DetectionDataset(chosen), DetectionDataset(chosen)
 
     def metric(self, config: ExperimentConfig, data: Dataset) -> DetectionMetric:
         """COCO's or VOC's protocol."""
