@@ -74,13 +74,7 @@ def read_imagenet_loc(
     Raises:
         InputError: a folder, list or image is missing, an annotation file is broken, or no image is left.
     """
-    folder = ilsvrc_folder(root, TASK) if images is None or annotations is None else os.fspath(root)
-    image_root = os.fspath(images or os.path.join(folder, "Data", TASK, split))
-    xml_root = os.fspath(annotations or os.path.join(folder, "Annotations", TASK, split))
-    for path in (image_root, xml_root):
-        if not os.path.isdir(path):
-            needed = "images in Data/CLS-LOC/<split> and annotation files in Annotations/CLS-LOC/<split>"
-            raise InputError(path, found="no such folder", needed=needed)
+    folder, image_root, xml_root = _folders(root, split, images, annotations)
     source = f"{image_root} with {xml_root}"
     everything = list(names_below(image_root, SUFFIXES))
     files = everything if image_list is None else _listed(everything, list_path(folder, TASK, image_list))
@@ -93,20 +87,34 @@ def read_imagenet_loc(
             raise InputError(f"classes of {source}", found=class_names, needed="one or more names, each once")
         files = [file for file in files if not os.path.dirname(file) or os.path.dirname(file) in set(class_names)]
     annotated = _with_annotations(files, xml_root)
-    records = read_records(
-        [os.path.join(image_root, file) for file, _ in annotated],
-        [os.path.join(xml_root, xml) for _, xml in annotated],
-        kept_as=kept_path(folder, f"{TASK}.{split}"),
-    )
+    named, xmls = [file for file, _ in annotated], [os.path.join(xml_root, xml) for _, xml in annotated]
+    paths = [os.path.join(image_root, file) for file in named]
+    records = read_records(paths, xmls, kept_as=kept_path(folder, f"{TASK}.{split}"))
     own = _own_classes(annotated, records)
     class_names = sorted(set(own) - {""}) if class_names is None else class_names
     if classes is None:
-        _check_known(own, class_names, [os.path.join(xml_root, xml) for _, xml in annotated])
+        _check_known(own, class_names, xmls)
     of_class = np.isin(own, class_names)
     matching = records.of_boxes((records.names == np.array(own, dtype=str)[records.rows]) & of_class[records.rows])
-    named = [file for file, _ in annotated]
     found = annotations_of(matching, named, classes=class_names, synsets=class_names, source=source, root=image_root)
     return _with_boxes(found, f"{len(files) - len(annotated)} without an annotation file", wanted=len(files))
+
+
+def _folders(
+    root: str | os.PathLike[str],
+    split: str,
+    images: str | os.PathLike[str] | None,
+    annotations: str | os.PathLike[str] | None,
+) -> tuple[str, str, str]:
+    """The folder ILSVRC, and those of a split's images and annotation files."""
+    folder = ilsvrc_folder(root, TASK) if images is None or annotations is None else os.fspath(root)
+    image_root = os.fspath(images or os.path.join(folder, "Data", TASK, split))
+    xml_root = os.fspath(annotations or os.path.join(folder, "Annotations", TASK, split))
+    for path in (image_root, xml_root):
+        if not os.path.isdir(path):
+            needed = "images in Data/CLS-LOC/<split> and annotation files in Annotations/CLS-LOC/<split>"
+            raise InputError(path, found="no such folder", needed=needed)
+    return folder, image_root, xml_root
 
 
 def _with_annotations(files: Sequence[str], xml_root: str) -> list[tuple[str, str]]:

@@ -11,6 +11,7 @@ import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -56,9 +57,8 @@ def read_voc(
         raise InputError(source, found="no images in the split", needed="at least one image name")
     parsed = {os.path.join(folder.root, name): folder.parse(name) for folder, name in names}
     if bare := [name for folder, name in names if name not in folder.annotated]:
-        logger.warning(
-            "%s: %d images without an XML, taken as background: %s", source, len(bare), listed(bare, shown=3)
-        )
+        words = "%s: %d images without an XML, taken as background: %s"
+        logger.warning(words, source, len(bare), listed(bare, shown=3))
     if len(parsed) < len(names):
         raise InputError(source, found=f"{len(names) - len(parsed)} images twice", needed="each image once")
     classes = _classes(folders, parsed) if classes is None else tuple(classes)
@@ -72,11 +72,7 @@ def read_voc(
     hw = known_sizes(np.array([image.hw for image in images], dtype=np.int32), image_root, files)
     rows = np.repeat(np.arange(len(images)), [len(image.labels) for image in images])
     corners = np.array([box for image in images for box in image.boxes], dtype=np.float64).reshape(-1, 4)
-
-    def describe(row: int) -> str:
-        number = row - np.searchsorted(rows, rows[row]) + 1
-        return f"{files[int(rows[row])]}, object {number}, {corners[row].tolist()} (xmin, ymin, xmax, ymax)"
-
+    describe = partial(_object, files=files, rows=rows, corners=corners)
     boxes, kept = check_boxes(_continuous(corners), hw[rows], describe, source=source, strict=strict)
     return Annotations(
         source=source,
@@ -116,6 +112,12 @@ def _labels(names: Sequence[tuple[VocFolder, str]], images: Sequence[VocImage], 
             needed = f"a class of the data set: {nearest(unknown[0], classes)}"
             raise InputError(folder.xml(name), found=f"class name {unknown[0]!r}", needed=needed)
     return np.array([label_of[label] for image in images for label in image.labels], dtype=np.int64)
+
+
+def _object(row: int, *, files: FileNames, rows: np.ndarray, corners: np.ndarray) -> str:
+    """An object in words."""
+    number = row - np.searchsorted(rows, rows[row]) + 1
+    return f"{files[int(rows[row])]}, object {number}, {corners[row].tolist()} (xmin, ymin, xmax, ymax)"
 
 
 def _continuous(corners: np.ndarray) -> np.ndarray:
