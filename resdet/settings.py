@@ -115,11 +115,11 @@ def value_of_text(kind: type[Settings], name: str, text: str) -> Any:
         text: what stands behind the "=".
     """
     field = kind.model_fields.get(name)
-    if field is None:
-        return text
     read: Any = {"true": True, "false": False, "none": None}.get(text.lower(), text)
     with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
         read = ast.literal_eval(text)
+    if field is None:  # an argument of torch's optimizers, say, or a misspelt name
+        return read if kind.model_config.get("extra") == "allow" else text
     if read is None and _fits(field, None):
         return None
     unquoted = read if isinstance(read, str) else text

@@ -134,3 +134,11 @@ def test_a_builder_takes_settings_or_their_names():
 
 def test_what_may_change_between_training_and_test():
     assert marked(Some, CHANGEABLE) == ["init", "side"]
+
+
+def test_arguments_of_an_optimizer_are_values_too():
+    from resdet.engine.settings import Optimizer
+
+    assert value_of_text(Optimizer, "betas", "(0.8, 0.95)") == (0.8, 0.95)
+    assert value_of_text(Optimizer, "amsgrad", "true") is True
+    assert value_of_text(Optimizer, "differentiable", "what") == "what"

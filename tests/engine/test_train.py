@@ -113,9 +113,10 @@ def test_the_seed_decides(trained, det_config, tmp_path):
 
 
 def test_loader_processes_change_nothing_and_end(trained, det_config, tmp_path):
+    before = set(multiprocessing.active_children())  # of a test whose loader failed
     run(det_config, tmp_path, "loader.workers=2")
     # Loader processes that outlive the run keep the garbage collector waiting for five seconds each.
-    assert multiprocessing.active_children() == []
+    assert set(multiprocessing.active_children()) <= before
     assert_identical(weights(tmp_path / "last.pth"), weights(trained / "last.pth"))
 
 
