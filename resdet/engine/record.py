@@ -26,6 +26,7 @@ class Record(Settings):
     """What a run writes of itself at its start, with each checkpoint, and at its end."""
 
     model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Any]
     section: ClassVar[str] = "run"
     task: str
     config: dict[str, str | None]
