@@ -57,4 +57,4 @@ def commands(arguments: Sequence[str] | None = None) -> None:
 
         sys.exit(f"error: command\n  found:  {words[0]!r}\n  needed: {nearest(words[0], COMMANDS)}")
     else:
-        (print if words else lambda text: run(lambda: print(text)))(usage)
+        (print if words else lambda text: run(lambda: print(text), choose_threads=False))(usage)

@@ -48,7 +48,7 @@ def convert(arguments: Sequence[str] | None = None) -> None:
         else:
             print(f"-> {report.out}\nnext: a config with model.init={report.out}")
 
-    run(main)
+    run(main, choose_threads=False)
 
 
 def publish(arguments: Sequence[str] | None = None) -> None:
@@ -69,4 +69,4 @@ def publish(arguments: Sequence[str] | None = None) -> None:
         path = publish_net(args.checkpoint, args.out, half=args.half, licence=args.licence)
         print(f"-> {path}, {path.stat().st_size / 2**20:.1f} MiB\nnext: resdet.Detector({str(path)!r})(image)")
 
-    run(main)
+    run(main, choose_threads=False)

@@ -47,7 +47,7 @@ def download(arguments: Sequence[str] | None = None) -> None:
         if "imagenet" in args.sets:
             raise InputError("imagenet", found="a data set behind a login", needed=IMAGENET)
 
-    run(main)
+    run(main, choose_threads=False)
 
 
 @contextmanager

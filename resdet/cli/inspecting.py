@@ -40,7 +40,7 @@ def check_data(arguments: Sequence[str] | None = None) -> None:
             found = f"{len(errors)} kinds of errors, the first: {errors[0].count} {errors[0].what}"
             raise InputError(f"data {args.data or args.config}", found=found, needed="what stands behind each arrow")
 
-    run(main)
+    run(main, choose_threads=False)
 
 
 def browse(arguments: Sequence[str] | None = None) -> None:
@@ -66,7 +66,7 @@ def browse(arguments: Sequence[str] | None = None) -> None:
         how = {name: getattr(args, name) for name in ("split", "count", "seed", "classes", "size")}
         print(f"-> {write_sheets(_config(args), out=Path(args.out), **how)}", file=sys.stdout)
 
-    run(main)
+    run(main, choose_threads=False)
 
 
 def _add_data(parser: argparse.ArgumentParser) -> None:

@@ -49,7 +49,7 @@ def report(arguments: Sequence[str] | None = None) -> None:
             write_json(args.json, record)
         print("\n".join(path for path in (args.out, args.json) if path))
 
-    run(main)
+    run(main, choose_threads=False)
 
 
 def runs(arguments: Sequence[str] | None = None) -> None:
@@ -90,4 +90,4 @@ def runs(arguments: Sequence[str] | None = None) -> None:
         if args.json:
             write_json(args.json, record)
 
-    run(main)
+    run(main, choose_threads=False)

@@ -21,7 +21,7 @@ def run(main: Callable[[], None], *, choose_threads: bool = True) -> None:
     Args:
         main: the tool.
         choose_threads: take the CPUs that are left (:mod:`resdet.cpu.threads`); else torch's own choice, for what is
-            measured.
+            measured or runs no net.
     """
     from resdet.cpu import threads
 
