@@ -8,6 +8,7 @@ a typo ends with the nearest name and not with a default silently kept. Below th
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,8 @@ SETTINGS: dict[str, type[Settings]] = {
     )
 }
 """Sections of plain values; ``test`` is the task's own."""
+_READING = threading.RLock()
+"""What a config imports stands for itself until it is asked for, by a switch of mmengine that all threads share."""
 VALUES = ("task", "metric", "augmentation", "load_from", "custom_hooks", "visualizer")
 """Sections that are one value. The last two are mmengine's own."""
 SECTIONS = (*CALLS, *SETTINGS, "test", *VALUES)
@@ -107,13 +110,14 @@ def load_config(
         InputError: the file is missing or broken, or a key is unknown, missing or of the wrong type.
     """
     path = find_config(path)
-    config = _read_file(path)
-    for section, values in (overrides or {}).items():
-        config.merge_from_dict({section: dict(values)})
-    for option in options:
-        _override(config, option)
     overridden = {option.partition("=")[0].removeprefix("model.") for option in options if option.startswith("model.")}
-    return _typed(config, path, frozenset(overridden), tuple(options))
+    with _READING:
+        config = _read_file(path)
+        for section, values in (overrides or {}).items():
+            config.merge_from_dict({section: dict(values)})
+        for option in options:
+            _override(config, option)
+        return _typed(config, path, frozenset(overridden), tuple(options))
 
 
 def find_config(path: str | Path) -> Path:
