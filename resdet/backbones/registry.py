@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 import torch
 from torch import nn
@@ -176,6 +176,7 @@ class Backbones(Mapping[str, Backbone]):
         self._entries[name] = entry
 
 
+@cache
 def _library_entry(library: str, model: str) -> Backbone:
     build, models, examples = LIBRARIES[library]
     known = models()
