@@ -57,8 +57,9 @@ def compute_batchnorm_statistics(
     images = 0
     try:
         net.eval()
-        for group in groups:
-            images = _measure(net, group, batches, device=torch.device(device))
+        with torch.compiler.set_stance("force_eager"):  # CUDA graphs write the next batch's moments over the last one's
+            for group in groups:
+                images = _measure(net, group, batches, device=torch.device(device))
     except BaseException:
         for layer, (_, *buffers) in saved.items():
             for buffer, before in zip(_buffers(layer), buffers, strict=True):

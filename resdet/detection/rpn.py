@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from resdet import boxes as box_ops
 from resdet.cpu.folding import conv_relu
 from resdet.detection.anchors import Anchors
+from resdet.detection.level_nms import survivors
 from resdet.detection.losses import SMOOTH_L1_BETA, box_loss, objectness_loss
 from resdet.detection.matching import PaddedTargets, Sample, match, sample
 from resdet.errors import InputError
@@ -18,8 +19,6 @@ from resdet.structures import Proposals
 
 MIN_SIDE = 1e-3
 """Proposals with a side below this many input pixels are dropped: clipping has left nothing of them."""
-NMS_BOXES = 40_000
-"""Boxes in one call of NMS, at least one image's: a GPU's kernel marks every pair, which here takes 200 MB."""
 
 
 class RPNHead(nn.Module):
@@ -114,26 +113,18 @@ class RPN(nn.Module):
     @torch.no_grad()
     def _propose(self, logits: list[Tensor], deltas: list[Tensor], anchors: list[Tensor], limits: Tensor) -> Proposals:
         topk = self.train_topk if self.training else self.test_topk
-        of_boxes, of_scores, of_levels = [], [], []
-        for level, (logit, delta, anchor) in enumerate(zip(logits, deltas, anchors, strict=True)):
+        of_boxes, of_scores = [], []
+        for logit, delta, anchor in zip(logits, deltas, anchors, strict=True):
             best, index = logit.float().topk(min(topk.pre_nms, logit.shape[1]), dim=1)
             chosen = delta.gather(1, index[..., None].expand(-1, -1, 4))
             of_boxes.append(box_ops.decode(chosen, anchor[index]))
             of_scores.append(best)
-            of_levels.append(torch.full_like(index, level))
         boxes = box_ops.clip(torch.cat(of_boxes, 1), limits[:, None])
-        scores, levels = torch.cat(of_scores, 1), torch.cat(of_levels, 1)
         sides = boxes[..., 2:] - boxes[..., :2]
-        scores = scores.masked_fill((sides < MIN_SIDE).any(-1), float("-inf"))
-        survives = torch.zeros_like(scores, dtype=torch.bool)
-        at_once = max(1, NMS_BOXES // scores.shape[1])
-        for first in range(0, len(boxes), at_once):
-            rows = slice(first, first + at_once)
-            images = torch.arange(len(boxes[rows]), device=boxes.device)[:, None]
-            groups = (images * len(anchors) + levels[rows]).flatten()
-            kept = box_ops.batched_nms(boxes[rows].flatten(0, 1), scores[rows].flatten(), groups, self.nms_iou)
-            survives[rows].view(-1).index_fill_(0, kept, True)
-        scores, index = scores.masked_fill(~survives, float("-inf")).topk(min(topk.post_nms, scores.shape[1]), dim=1)
+        scores = torch.cat(of_scores, 1).masked_fill((sides < MIN_SIDE).any(-1), float("-inf"))
+        counts = [score.shape[1] for score in of_scores]
+        stays = survivors(boxes.split(counts, 1), scores.split(counts, 1), self.nms_iou)
+        scores, index = scores.masked_fill(~stays, float("-inf")).topk(min(topk.post_nms, scores.shape[1]), dim=1)
         valid = scores > float("-inf")
         if not valid.is_cuda:  # without a device to wait for, a shorter batch is cheaper than one fixed shape
             longest = max(1, int(valid.sum(1).max()))

@@ -132,6 +132,19 @@ def test_a_net_without_bn():
     assert compute_batchnorm_statistics(nn.Conv2d(3, 3, 1), random_batches((2,)), device="cpu") == 0
 
 
+def test_a_compiled_net_is_measured_as_it_is_written():
+    # CUDA graphs give every batch the same memory, and the moments are read after the next has begun.
+    def compiler(graph, inputs):
+        raise AssertionError("compiled")
+
+    net, plain = (nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)) for _ in range(2))
+    plain.load_state_dict(net.state_dict())
+    net.compile(backend=compiler)
+    for each in (net, plain):
+        assert compute_batchnorm_statistics(each, random_batches((2, 3)), device="cpu") == 5
+    assert torch.equal(net[1].running_var, plain[1].running_var)
+
+
 def _share(rank: int, rendezvous: str) -> None:
     dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=2)
     batches = random_batches((2, 7, 1))

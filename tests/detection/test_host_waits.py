@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from resdet.detection import rpn
+from resdet.detection import level_nms
 from resdet.detection.build import faster_rcnn_c4, faster_rcnn_fpn
 from resdet.engine.tasks.detection import DetectionAdapter
 from resdet.structures import Target
@@ -75,7 +75,9 @@ def waits(builder, *, images: int, training: bool) -> Counter[str]:
             Target(torch.empty(n, 4), torch.empty(n, dtype=torch.long), torch.empty(n, dtype=torch.bool), 0, (64, 96))
             for n in range(images)
         ]
-        with HostWaits() as seen:
+        with HostWaits() as seen, pytest.MonkeyPatch.context() as patch:
+            # Pretended boxes never settle.
+            patch.setattr(level_nms, "is_settled", lambda before, after: seen.counts.update(["settled"]) is None)
             if training:  # not backwards: autograd's own engine would want a real device
                 task = DetectionAdapter(net)
                 task.data_preprocessor._device = torch.device("cuda")  # as task.to() would set
@@ -92,18 +94,23 @@ def waits(builder, *, images: int, training: bool) -> Counter[str]:
 @pytest.mark.parametrize("builder", [faster_rcnn_c4, faster_rcnn_fpn])
 @pytest.mark.parametrize("images", [1, 3])
 def test_a_training_step_waits_for_nms_alone(builder, images):
-    assert waits(builder, images=images, training=True) == {"nms": 1}
+    assert waits(builder, images=images, training=True) == {"settled": 1}
 
 
-def test_many_boxes_take_several_calls(monkeypatch):
-    monkeypatch.setattr(rpn, "NMS_BOXES", 700)  # an image has 302: two at a time
-    assert waits(faster_rcnn_fpn, images=5, training=True) == {"nms": 3}
+def test_many_boxes_take_several_rounds(monkeypatch):
+    monkeypatch.setattr(level_nms, "PAIRS", 10 * 100**2)  # an image has five levels of at most 100: two at a time
+    assert waits(faster_rcnn_fpn, images=5, training=True) == {"settled": 3}
+
+
+def test_large_groups_go_one_by_one(monkeypatch):
+    monkeypatch.setattr(level_nms, "MOST", 90)
+    assert waits(faster_rcnn_c4, images=3, training=True) == {"nms": 3}
 
 
 @pytest.mark.parametrize("builder", [faster_rcnn_c4, faster_rcnn_fpn])
 @pytest.mark.parametrize("images", [1, 3])
 def test_the_stages_of_inference_wait_for_nms_alone(builder, images):
-    assert waits(builder, images=images, training=False) == {"nms": 1}
+    assert waits(builder, images=images, training=False) == {"settled": 1}
 
 
 def test_the_count_sees_what_waits():
