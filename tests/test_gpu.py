@@ -22,7 +22,10 @@ from resdet.engine.tasks.detection import DetectionAdapter
 from resdet.engine.train import train
 from resdet.structures import Target
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+pytestmark = [
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
+    pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype feature:UserWarning"),
+]
 SMALL = {"backbone": "resnet18-half", "num_classes": 5, "frozen_stages": 0, "frozen_batchnorm": False}
 BUILDERS = pytest.mark.parametrize("builder", [faster_rcnn_c4, faster_rcnn_fpn])
 
