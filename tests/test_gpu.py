@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import copy
 import json
+import time
 import warnings
 
 import pytest
 import torch
+import torchvision
 
 from resdet.classification.build import classifier
 from resdet.datasets.cifar import ArrayData
 from resdet.datasets.resident import CropFlip, ResidentDataset
 from resdet.datasets.small_images import ResizedCrop
 from resdet.detection.build import faster_rcnn_c4, faster_rcnn_fpn
+from resdet.detection.level_nms import one_by_one, survivors
 from resdet.engine.checkpoints import read_checkpoint
 from resdet.engine.config import load_config
 from resdet.engine.evaluate import evaluate
@@ -82,6 +85,31 @@ def test_detections_are_those_of_the_cpu(builder):
     alone = [there.predict([i.cuda()])[0] for i in images]
     for a, b in zip(together, alone, strict=True):
         torch.testing.assert_close(a.scores, b.scores, rtol=1e-3, atol=1e-4)
+
+
+def test_nms_of_a_batch():
+    """The boxes of one call a group, and in far less time than the kernel takes for all in a call (33 to 1, H200)."""
+    generator = torch.Generator().manual_seed(0)
+    sides = torch.rand(16, 5, 1000, 2, generator=generator) * 100 + 20
+    places = torch.rand(16, 5, 1000, 2, generator=generator) * torch.tensor([1066.0, 800.0])
+    boxes, scores = torch.cat([places, places + sides], -1).cuda(), torch.rand(16, 5, 1000, generator=generator).cuda()
+    apart = (boxes.double() + 2000 * torch.arange(80, device="cuda").view(16, 5, 1, 1)).flatten(0, 2)
+    ways = {
+        "together": lambda: survivors(boxes.unbind(1), scores.unbind(1), 0.7),
+        "one call": lambda: torchvision.ops.nms(apart, scores.flatten().double(), 0.7),
+    }
+    seconds = {}
+    for name, way in ways.items():
+        way()
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+        found = [way() for _ in range(3)]
+        torch.cuda.synchronize()
+        seconds[name] = (time.perf_counter() - began) / 3
+        print(f"{name}: {1000 * seconds[name]:.1f} ms, {found[0].sum() if name == 'together' else len(found[0])} stay")
+    wanted = one_by_one(boxes.flatten(0, 1), scores.flatten(0, 1), 0.7)
+    assert (ways["together"]() != wanted.view(16, 5000)).sum() < 10  # of 80,000: an overlap may round to either side
+    assert seconds["together"] < seconds["one call"] / 3
 
 
 @BUILDERS

@@ -82,19 +82,23 @@ class TrainBatches(Sampler[list[tuple[int, int]]]):
         before, after = ((2 * s * size + self._n) // (2 * self._n) for s in (step, step + 1))
         group, turn = (1, before) if after > before else (0, step - before)
         start = turn * self.total + self.rank * self.batch_size
-        indices = [self._stream(group, position) for position in range(start, start + self.batch_size)]
+        indices = self._stream(group, np.arange(start, start + self.batch_size))
         seeds = np.random.default_rng([self.seed, 1, step]).integers(2**31, size=self.total)
         mine = seeds[self.rank * self.batch_size : (self.rank + 1) * self.batch_size]
         return list(zip(indices, mine.tolist(), strict=True))
 
-    def _stream(self, group: int, position: int) -> int:
-        """The image at a position of a group's endless stream."""
+    def _stream(self, group: int, positions: np.ndarray) -> list[int]:
+        """The images at positions, which go up, of a group's endless stream."""
         members = self._groups[group]
-        epoch, place = divmod(position, len(members))
+        epochs, places = np.divmod(positions, len(members))
+        parts = [members[self._order(group, epoch)[places[epochs == epoch]]] for epoch in np.unique(epochs).tolist()]
+        return np.concatenate(parts).tolist()
+
+    def _order(self, group: int, epoch: int) -> np.ndarray:
         if self._orders.get(group, (None,))[0] != epoch:
-            order = np.random.default_rng([self.seed, 0, group, epoch]).permutation(len(members))
+            order = np.random.default_rng([self.seed, 0, group, epoch]).permutation(len(self._groups[group]))
             self._orders[group] = (epoch, order)
-        return int(members[self._orders[group][1][place]])
+        return self._orders[group][1]
 
 
 class EvaluationShare(Sampler[list[int]]):

@@ -65,7 +65,8 @@ class StepLoop(IterBasedTrainLoop):
             runner.val_loop.run()
         try:
             while self._iter < self._max_iters and not self.stop_training:
-                runner.model.train()
+                if not runner.model.training:  # train() calls each of a net's layers
+                    runner.model.train()
                 self.run_iter(next(batches))
                 if self._validation_is_due():
                     runner.val_loop.run()
