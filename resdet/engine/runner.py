@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from resdet.engine.experiment import Experiment
 
 
+LOCAL = {"vis_backends": [{"type": "LocalVisBackend"}]}
+"""Files of the work dir. An evaluation knows nothing else: it is no run of its own at W&B or MLflow."""
+
+
 class StepLoop(IterBasedTrainLoop):
     """Training by steps. A resumed run starts its loader at its step instead of reading every batch before it.
 
@@ -147,14 +151,15 @@ class ResdetRunner(Runner):
             "config": config.text,
             **config.task.facts(config, data),
         }
-        if settings.get("optim_wrapper") is not None:
+        trains = settings.get("optim_wrapper") is not None
+        if trains:
             self.extra_meta["settings"] = settings_of(config, settings["optim_wrapper"])
         super().__init__(
             env_cfg={"mp_cfg": {"mp_start_method": "fork", "opencv_num_threads": 0}},
             randomness={"seed": config.run.seed},
             experiment_name=f"{Path(config.filename).stem}_{uuid.uuid4().hex[:6]}",
             default_hooks=dict.fromkeys(("runtime_info", "timer", "sampler_seed", "logger", "checkpoint")),
-            visualizer={"type": "Visualizer", **visualizer_of(config)},
+            visualizer={"type": "Visualizer", **(visualizer_of(config) if trains else LOCAL)},
             cfg=Config(dict(config.given), filename=config.filename),
             **settings,
         )

@@ -10,7 +10,7 @@ import torch
 from resdet.benchmarks.dry_run import dry_run
 from resdet.engine.config import load_config
 from resdet.engine.evaluate import evaluate
-from resdet.engine.experiment import load_experiment
+from resdet.engine.experiment import build_experiment, load_experiment
 from resdet.engine.train import train
 from resdet.errors import InputError
 
@@ -114,6 +114,12 @@ def test_a_backend_whose_package_is_missing(write_config, tmp_path, monkeypatch,
         train(load_config(path), work_dir=tmp_path / "run")
     with pytest.raises(InputError, match=f"no package {package}"):
         dry_run(load_config(path), work_dir=tmp_path / "run")
+
+
+def test_an_evaluation_is_no_run_of_its_own_there(write_config, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)  # so that a run would be refused
+    path = write_config(("run = dict(", 'visualizer = dict(vis_backends=[dict(type="WandbVisBackend")])\nrun = dict('))
+    assert "coco/AP" in evaluate(build_experiment(load_config(path), load_init=False))
 
 
 def test_another_optimizer_and_schedule_train(write_config, tmp_path):
