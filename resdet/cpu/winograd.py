@@ -161,7 +161,9 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     tiles = _tiles(x, size=6, border=1)
     down, across = tiles.shape[3:5]
     before, after = (_basis(matrix, x.dtype, x.device) for matrix in (INPUT, OUTPUT))
-    answer = x.new_empty(images, down, 4, across, 4, out_channels)
+    shape = (images, out_channels, 4 * down, 4 * across)
+    answer = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    by_tiles = answer.permute(0, 2, 3, 1).view(images, down, 4, across, 4, out_channels)
     for some in _parts(tiles.shape[2:5]):
         part = tiles[some]
         changed = (before @ part.reshape(36, -1)).view(36, -1, channels)
@@ -169,13 +171,14 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         outputs = (after @ product.view(36, -1)).view(4, 4, *part.shape[2:5], out_channels)
         if bias is not None:
             outputs.add_(bias)
-        answer[some[2:]] = outputs.permute(2, 3, 0, 4, 1, 5)
-    answer = answer.view(images, 4 * down, 4 * across, out_channels)[:, :height, :width]
-    return answer.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+        by_tiles[some[2:]] = outputs.permute(2, 3, 0, 4, 1, 5)
+    if shape[2:] == (height, width):
+        return answer  # no view: what follows may change it in place
+    return answer[:, :, :height, :width].clone(memory_format=torch.channels_last)
 
 
 def _tiles(x: Tensor, *, size: int, border: int) -> Tensor:
-    """(N, C, H, W) to (size, size, N, down, across, C), a view of the padded maps; a tile starts at each fourth cell."""
+    """(N, C, H, W) to (size, size, N, down, across, C), a view of the padded maps; tiles start at each fourth cell."""
     images, channels, height, width = x.shape
     down, across = -(-height // 4), -(-width // 4)
     beyond = [4 * down - height + border, 4 * across - width + border]

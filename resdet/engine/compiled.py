@@ -1,6 +1,7 @@
-"""Other ways to the same net, in place, so that names in the state dict stay: torch.compile, and Winograd in training.
+"""Other ways to the same net, in place, so that names in the state dict stay: torch.compile, Winograd in training.
 
-The convolutional parts are compiled. What stands between them (anchors, sampling, NMS) has shapes that depend on the data and stays as it is.
+The convolutional parts are compiled. What stands between them (anchors, sampling, NMS) has shapes that depend on the
+data and stays as it is.
 """
 
 from __future__ import annotations

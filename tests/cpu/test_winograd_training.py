@@ -77,15 +77,16 @@ def test_rounding_of_float32():
         assert (answer - right).abs().max() < 3e-5 * right.abs().max()
 
 
+@pytest.mark.parametrize("shape", [(2, 4, 9, 10), (2, 4, 8, 12), (1, 4, 7, 8)])
 @pytest.mark.parametrize("bias", [True, False])
-def test_a_convolution_with_all_its_gradients(always, bias):
+def test_a_convolution_with_all_its_gradients(always, bias, shape):
     torch.manual_seed(0)
-    conv, x = _marked(4, 6, bias=bias), torch.randn(2, 4, 9, 10, requires_grad=True)
+    conv, x = _marked(4, 6, bias=bias), torch.randn(shape, requires_grad=True)
     answers = []
     for function in (conv, lambda x: convolve(x, conv)):
         conv.zero_grad()
         x.grad = None
-        y = function(x)
+        y = F.leaky_relu(function(x), 2.0, inplace=True)  # as the blocks do: it must be no view
         y.square().sum().backward()
         answers.append([y.detach(), x.grad, *(p.grad.clone() for p in conv.parameters())])
     assert always == ["convolve", "input_gradient", "weight_gradient"]
