@@ -19,7 +19,7 @@ from resdet.benchmarks.nets import build_theirs, framework, images_and_targets, 
 from resdet.benchmarks.runtimes import RUNTIMES, check, runtime_job
 from resdet.benchmarks.workers import Worker
 from resdet.cpu.memory import keep_freed_memory
-from resdet.engine.compiled import compile_parts
+from resdet.engine.compiled import compile_parts, use_winograd_in_training
 
 
 class Side(NamedTuple):
@@ -35,7 +35,7 @@ class Side(NamedTuple):
     batch_size: int
     amp: Amp = "off"
     winograd: bool = False
-    """In our net, at inference."""
+    """In our net."""
     compile: str = "off"
     """Our net (:mod:`resdet.engine.compiled`)."""
     keep_memory: bool = False
@@ -55,6 +55,8 @@ def side_job(side: Side) -> Job:
     net = net.train(side.work == "train")
     if side.ours and side.work == "infer":
         net = ready_for_inference(net, winograd=side.winograd)
+    elif side.ours and side.winograd:
+        use_winograd_in_training(net, device)
     if side.ours or device.type == "cuda":  # theirs as shipped on a CPU; on a GPU as whoever wants speed runs it
         net = net.to(memory_format=torch.channels_last)
     if side.ours:

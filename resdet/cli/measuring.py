@@ -16,8 +16,8 @@ def benchmark(arguments: Sequence[str] | None = None) -> None:
     """``tools/benchmark.py``."""
     parser = _parser()
     args = parser.parse_args(arguments)
-    if args.winograd and "train" in args.work:
-        parser.error("--winograd: at inference only, without train")
+    if args.winograd and "train" in args.work and (args.amp, args.compile) != ("off", "off"):
+        parser.error("--winograd: of train neither with --amp nor with --compile, under which it is skipped")
     if args.images and "scale" not in args.work:
         parser.error("--images: of the work scale only")
     if args.profile and args.compile != "off":
@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--images", **count, help="of the work 'scale' (default: 100000; Objects365 has 1742292)")
     add("--batch-size", **count, help="images of a step (default: infer 1, train 2, cls at most 32, loc 8)")
     add("--amp", choices=("off", "bf16", "fp16"), default="off", help="mixed precision, on both sides")
-    add("--winograd", action="store_true", help="in our nets, at inference")
+    add("--winograd", action="store_true", help="in our nets, on a CPU")
     modes = ("off", "default", "reduce-overhead")
     add("--compile", choices=modes, default="off", help="torch.compile of our nets")
     add(

@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from resdet.cpu import winograd
+
 NUMBERS_IN_CACHE = 350_000
 """Of one image's map, up to which the library is fast; see :func:`is_faster`."""
 WIDE = 256
@@ -29,7 +31,7 @@ CELLS = 1 << 16
 
 
 def convolve(x: Tensor, conv: nn.Module, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
-    """``conv(x)``, with a faster weight gradient where :func:`is_faster` says so.
+    """``conv(x)``, with a faster weight gradient where :func:`is_faster` says so, and by Winograd where it is marked.
 
     Args:
         x: (N, C, H, W).
@@ -50,8 +52,11 @@ def convolve(x: Tensor, conv: nn.Module, weight: Tensor | None = None, bias: Ten
         and conv.stride in ((1, 1), (2, 2))
         and not (own and (conv._forward_hooks or conv._forward_pre_hooks))  # whoever watches it sees it called
     )
-    if fits and _is_plain(x, weight) and (is_faster(x.shape, weight.shape) or _crashes(conv)):
-        return _Convolution.apply(x, weight, bias, conv.stride[0])
+    if fits and _is_plain(x, weight):
+        if winograd.is_marked(conv) and winograd.pays(x.shape):
+            return _Winograd.apply(x, weight, bias)
+        if is_faster(x.shape, weight.shape) or _crashes(conv):
+            return _Convolution.apply(x, weight, bias, conv.stride[0])
     return conv(x) if own else conv._conv_forward(x, weight, bias)
 
 
@@ -114,25 +119,46 @@ class _Convolution(torch.autograd.Function):
         by_products = wants_weight and not torch.is_grad_enabled()  # products have no second derivative
         wants_bias = wants_bias and ctx.has_bias
         # Asked for the bias's gradient alone, the library computes the weight's as well.
-        asked = [wants_x, wants_weight and not by_products, wants_bias and not by_products]
-        answers = torch.ops.aten.convolution_backward(
-            gradient,
-            x,
-            weight,
-            [weight.shape[0]] if ctx.has_bias else None,
-            [ctx.stride] * 2,
-            [weight.shape[2] // 2] * 2,
-            [1, 1],
-            False,
-            [0, 0],
-            1,
-            asked,
-        )
-        of_x, of_weight, of_bias = answers
+        asked = (wants_x, wants_weight and not by_products, wants_bias and not by_products)
+        of_x, of_weight, of_bias = _library_gradients(ctx, gradient, asked)
         if by_products:
             of_weight = weight_gradient(x, gradient, weight.shape[2], ctx.stride)
             of_bias = gradient.sum((0, 2, 3)) if wants_bias else None
         return of_x, of_weight, of_bias, None
+
+
+class _Winograd(torch.autograd.Function):
+    """A 3x3 convolution of stride 1 with padding 1 by :mod:`resdet.cpu.winograd`, and so its first derivatives."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """(N, C, H, W) and (K, C, 3, 3) to (N, K, H, W)."""
+        ctx.save_for_backward(x, weight)
+        ctx.stride, ctx.has_bias = 1, bias is not None
+        return winograd.convolve(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of x, weight and bias."""
+        x, weight = ctx.saved_tensors
+        wants_x, wants_weight, wants_bias = ctx.needs_input_grad
+        if torch.is_grad_enabled():  # for a second derivative
+            return _library_gradients(ctx, gradient, (wants_x, wants_weight, wants_bias))
+        return (
+            winograd.input_gradient(gradient, weight) if wants_x else None,
+            winograd.weight_gradient(x, gradient) if wants_weight else None,
+            gradient.sum((0, 2, 3)) if wants_bias else None,
+        )
+
+
+def _library_gradients(ctx: Any, gradient: Tensor, asked: Sequence[bool]) -> tuple[Tensor | None, ...]:
+    """Those of x, weight and bias that are asked for, by the library; they have derivatives."""
+    x, weight = ctx.saved_tensors
+    bias_sizes = [weight.shape[0]] if ctx.has_bias else None
+    strides, paddings = [ctx.stride] * 2, [weight.shape[2] // 2] * 2
+    return torch.ops.aten.convolution_backward(
+        gradient, x, weight, bias_sizes, strides, paddings, [1, 1], False, [0, 0], 1, list(asked)
+    )
 
 
 def weight_gradient(x: Tensor, gradient: Tensor, kernel: int = 3, stride: int = 1) -> Tensor:

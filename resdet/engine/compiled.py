@@ -1,6 +1,7 @@
-"""torch.compile where it pays: the convolutional parts, in place, so that names in the state dict stay.
+"""Other ways to the same net, in place, so that names in the state dict stay: torch.compile, Winograd in training.
 
-What stands between them (anchors, sampling, NMS) has shapes that depend on the data and stays as it is.
+The convolutional parts are compiled. What stands between them (anchors, sampling, NMS) has shapes that depend on the
+data and stays as it is.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from resdet.backbones.checkpointing import CheckpointedStage
+from resdet.cpu.winograd import train_by_winograd
 from resdet.detection.faster_rcnn import FasterRCNN
 from resdet.errors import InputError
 from resdet.localization.localizer import PerClassLocalizer
@@ -43,6 +45,27 @@ def compile_parts(net: nn.Module, mode: str) -> nn.Module:
         part.compile(mode=mode, dynamic=False if mode == "reduce-overhead" else None)
     if mode == "reduce-overhead" and hasattr(net, "preprocess"):  # or each part would take back the maps of the last
         net.preprocess.register_forward_pre_hook(_new_step)
+    return net
+
+
+def use_winograd_in_training(net: nn.Module, device: torch.device) -> nn.Module:
+    """Let training compute the wide 3x3 convolutions of a net by :mod:`resdet.cpu.winograd`.
+
+    Args:
+        net: its convolutions are marked, and stay what they are.
+        device: of the training.
+
+    Returns:
+        The net.
+
+    Raises:
+        InputError: the device is no CPU, or there is no such convolution.
+    """
+    if device.type != "cpu":
+        raise InputError("run.winograd", found=f"True on {device.type}", needed="a CPU, or False: cuDNN chooses itself")
+    if not train_by_winograd(net):
+        needed = "a net with 3x3 convolutions of stride 1 and 128 channels or more, or False"
+        raise InputError("run.winograd", found="True, and no convolution that it speeds up", needed=needed)
     return net
 
 

@@ -135,6 +135,9 @@ class Run(Settings):
     """Validations without a better score after which training stops."""
     compile: Literal["off", "default", "reduce-overhead"] = "off"
     """torch.compile of the net in training (:mod:`resdet.engine.compiled`); needs a C++ compiler, and pays on a GPU."""
+    winograd: bool = False
+    """3x3 convolutions of stride 1 and at least 128 channels in training by Winograd's algorithm
+    (:mod:`resdet.cpu.winograd`): on a CPU and in float32, gradients equal to about 1e-5 of the largest."""
     tensorboard: bool = False
     """Curves for TensorBoard; the same as section ``visualizer`` with mmengine's TensorboardVisBackend."""
     threads: Count | None = None
@@ -144,6 +147,14 @@ class Run(Settings):
     """Seconds that several processes wait for each other at the start."""
     sync_check: bool = False
     """Look at each loss at once instead of one step later: slower on a GPU, for hunting a NaN."""
+
+    @model_validator(mode="after")
+    def _check_winograd(self) -> Run:
+        for name in ("amp", "compile"):
+            if self.winograd and getattr(self, name) != "off":
+                found = f"True with run.{name}={getattr(self, name)}"
+                raise InputError("run.winograd", found=found, needed=f"one of them alone: it is skipped under {name}")
+        return self
 
 
 class Publish(Settings):

@@ -20,7 +20,7 @@ from resdet.datasets.headers import WHOLE, check_files, check_folder
 from resdet.engine import distributed
 from resdet.engine.ahead import FilesSeen
 from resdet.engine.checkpoints import read_checkpoint
-from resdet.engine.compiled import compile_parts
+from resdet.engine.compiled import compile_parts, use_winograd_in_training
 from resdet.engine.config import ExperimentConfig
 from resdet.engine.evaluate import evaluate
 from resdet.engine.experiment import Experiment, build_experiment, check_start, test_loader, train_loader
@@ -209,6 +209,8 @@ def build_runner(
     if unit > 1:  # the rate is set at each step, so first before the first update, which mmengine finds suspicious
         warnings.filterwarnings("ignore", "Detected call of `scheduler.step", UserWarning)
     compile_parts(experiment.net, run.compile)
+    if run.winograd:
+        use_winograd_in_training(experiment.net, distributed.device())
     optim = build_optimizer(experiment.adapter, optimizer, amp=run.amp, lr=lr)
     if not schedule.validate_last and validate_every >= total and config.publish.checkpoint == "best":
         needed = "a validation: schedule.validate_last=True, or validate_every below the length; or the last checkpoint"

@@ -15,6 +15,7 @@ from resdet.benchmarks.footprint import Memory
 from resdet.benchmarks.jobs import Job
 from resdet.benchmarks.stations import STATIONS
 from resdet.benchmarks.timing import Measured, Row, Side, agreement, side_job
+from resdet.cpu.winograd import is_marked
 
 SIDE = Side(True, "torchvision", "r50_fpn", "infer", (64, 96), 1, keep_memory=False, threads=1)
 
@@ -118,6 +119,16 @@ def test_the_other_side_runs_as_shipped(monkeypatch):
     assert told == [True, "default", "kept", False, "default"]
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="Winograd in training is of a CPU")
+def test_winograd_in_training_is_ours_alone(monkeypatch):
+    frame = SimpleNamespace(losses=None, twin=lambda net, name, hw: net)
+    monkeypatch.setattr(timing, "framework", lambda name: frame)
+    monkeypatch.setattr(timing, "build_theirs", lambda *_: torch.nn.Conv2d(128, 128, 3, padding=1))
+    side = SIDE._replace(work="train", winograd=True)
+    jobs = [side_job(each) for each in (side, side._replace(ours=False), side._replace(winograd=False))]
+    assert [is_marked(job.net) for job in jobs] == [True, False, False]
+
+
 def test_the_tool_measures_both_sides_and_writes_them_down(tmp_path, capsys):
     out = tmp_path / "speed.json"
     words = ["infer", "train", "--sizes", "64x96", "--runs", "1", "--threads", "1", "--batch-size", "1", "--profile"]
@@ -158,7 +169,14 @@ def test_mistakes_are_told(words, message):
 
 
 @pytest.mark.parametrize(
-    "words", [["infer", "--runs", "0"], ["infer", "--batch-size", "-1"], ["infer", "--nets", "r18"]]
+    "words",
+    [
+        ["infer", "--runs", "0"],
+        ["infer", "--batch-size", "-1"],
+        ["infer", "--nets", "r18"],
+        ["train", "--winograd", "--amp", "bf16"],
+        ["train", "--winograd", "--compile", "default"],
+    ],
 )
 def test_arguments_that_cannot_be(words, capsys):
     with pytest.raises(SystemExit, match="2"):
