@@ -97,12 +97,20 @@ def train_by_winograd(module: nn.Module) -> int:
         module: changed in place.
 
     Returns:
-        How many are marked.
+        How many are marked: none of the nets of timm and torchvision, which call their convolutions themselves.
     """
-    marked = [child for child in module.modules() if _fits(child, LEAST_CHANNELS_IN_TRAINING)]
+    marked = [child for child in _handed_over(module) if _fits(child, LEAST_CHANNELS_IN_TRAINING)]
     for conv in marked:
         conv.winograd = True
     return len(marked)
+
+
+def _handed_over(module: nn.Module) -> Iterator[nn.Module]:
+    """Layers that modules of ours give to :func:`resdet.cpu.weight_gradient.convolve`, as no ``nn.Sequential`` does."""
+    for parent in module.modules():
+        if type(parent).__module__.startswith("resdet."):
+            for child in parent.children():
+                yield from child if isinstance(child, nn.ModuleList) else (child,)
 
 
 def is_marked(conv: nn.Module) -> bool:

@@ -64,7 +64,7 @@ def use_winograd_in_training(net: nn.Module, device: torch.device) -> nn.Module:
     if device.type != "cpu":
         raise InputError("run.winograd", found=f"True on {device.type}", needed="a CPU, or False: cuDNN chooses itself")
     if not train_by_winograd(net):
-        needed = "a net with 3x3 convolutions of stride 1 and 128 channels or more, or False"
+        needed = "3x3 convolutions of stride 1, 128 channels or more, in residual blocks, FPN or RPN of ours; or False"
         raise InputError("run.winograd", found="True, and no convolution that it speeds up", needed=needed)
     return net
 

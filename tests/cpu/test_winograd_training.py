@@ -30,9 +30,20 @@ def _written(calls, name, function):
     return lambda *arguments: (calls.append(name), function(*arguments))[1]
 
 
+class Ours(nn.Module):
+    """A module of the package, as far as marks are concerned."""
+
+    __module__ = "resdet.tests"
+
+    def __init__(self, **layers: nn.Module) -> None:
+        super().__init__()
+        for name, layer in layers.items():
+            self.add_module(name, layer)
+
+
 def _marked(*arguments, **settings) -> nn.Conv2d:
     conv = nn.Conv2d(*arguments, **{"kernel_size": 3, "padding": 1, **settings})
-    winograd.train_by_winograd(conv)
+    winograd.train_by_winograd(Ours(conv=conv))
     return conv
 
 
@@ -140,17 +151,17 @@ def test_where_it_steps_aside(always, monkeypatch):
 
 def test_what_is_marked():
     wide = {"in_channels": 128, "out_channels": 256, "kernel_size": 3, "padding": 1}
-    net = nn.ModuleDict(
-        {
-            "wide": nn.Conv2d(**wide),
-            "narrow": nn.Conv2d(64, 256, 3, padding=1),
-            "strided": nn.Conv2d(**wide, stride=2),
-            "grouped": nn.Conv2d(**wide, groups=2),
-            "pointwise": nn.Conv2d(256, 256, 1),
-        }
+    net = Ours(
+        wide=nn.Conv2d(**wide),
+        narrow=nn.Conv2d(64, 256, 3, padding=1),
+        strided=nn.Conv2d(**wide, stride=2),
+        grouped=nn.Conv2d(**wide, groups=2),
+        pointwise=nn.Conv2d(256, 256, 1),
+        levels=nn.ModuleList([nn.Conv2d(**wide)]),
+        called_by_torch=nn.Sequential(nn.Conv2d(**wide)),
     )
     before = list(net.state_dict()), [type(module) for module in net.modules()]
-    assert winograd.train_by_winograd(net) == 1
+    assert winograd.train_by_winograd(net) == 2
     assert before == (list(net.state_dict()), [type(module) for module in net.modules()])
     marked = {name for name, module in copy.deepcopy(net).named_modules() if winograd.is_marked(module)}
-    assert marked == {"wide"}
+    assert marked == {"wide", "levels.0"}
