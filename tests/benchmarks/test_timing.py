@@ -9,6 +9,7 @@ import torch
 
 from resdet import cli
 from resdet.analysis import tables
+from resdet.backbones.blocks import BasicBlock
 from resdet.benchmarks import timing
 from resdet.benchmarks.clock import in_turns
 from resdet.benchmarks.footprint import Memory
@@ -123,10 +124,10 @@ def test_the_other_side_runs_as_shipped(monkeypatch):
 def test_winograd_in_training_is_ours_alone(monkeypatch):
     frame = SimpleNamespace(losses=None, twin=lambda net, name, hw: net)
     monkeypatch.setattr(timing, "framework", lambda name: frame)
-    monkeypatch.setattr(timing, "build_theirs", lambda *_: torch.nn.Conv2d(128, 128, 3, padding=1))
+    monkeypatch.setattr(timing, "build_theirs", lambda *_: BasicBlock(128, 128))
     side = SIDE._replace(work="train", winograd=True)
     jobs = [side_job(each) for each in (side, side._replace(ours=False), side._replace(winograd=False))]
-    assert [is_marked(job.net) for job in jobs] == [True, False, False]
+    assert [is_marked(job.net.conv2) for job in jobs] == [True, False, False]
 
 
 def test_the_tool_measures_both_sides_and_writes_them_down(tmp_path, capsys):
