@@ -25,9 +25,10 @@ def export(arguments: Sequence[str] | None = None) -> None:
         "--score-threshold", type=float, metavar="P", help="least score of a detection (default: the net's)"
     )
     parser.add_argument("--cfg-options", **MANY, default=[], metavar="KEY=VALUE", help="override model... and test...")
+    parser.add_argument("--check", metavar="DIR", help="compare with the net over images of a folder")
+    parser.add_argument("--images", type=int, default=64, metavar="N", help="of --check and --int8 (default: 64)")
     group = parser.add_argument_group("8-bit integers, as NAME.int8.onnx beside NAME.onnx")
     group.add_argument("--int8", metavar="DIR", help="images like those it will see, which tell the ranges of values")
-    group.add_argument("--images", type=int, default=64, metavar="N", help="how many of them (default: 64)")
     group.add_argument(
         "--annotations", metavar="FILE", help="a COCO annotation file of images in DIR: AP before and after"
     )
@@ -43,17 +44,21 @@ def export(arguments: Sequence[str] | None = None) -> None:
 
     def main() -> None:
         from resdet.deploy.export import Frame, check_ending, export_detector
+        from resdet.deploy.parity import compare
+        from resdet.deploy.quantize import sample_images
 
         check_ending(args.out)
         frame = Frame(_size(args.size), args.dynamic_batch)
         threshold = [] if args.score_threshold is None else [f"test.score_threshold={args.score_threshold}"]
-        if args.int8:  # before minutes of work
-            from resdet.deploy.quantize import sample_images
-
-            sample_images(args.int8)
+        for flag in ("check", "int8"):  # before minutes of work
+            if folder := getattr(args, flag):
+                sample_images(folder, flag=flag)
         options = [*args.cfg_options, *threshold]
         path = export_detector(args.checkpoint, args.out, frame=frame, options=options, opset=args.opset)
         print(f"-> {path}, {path.stat().st_size / 2**20:.1f} MiB")
+        if args.check:
+            images = sample_images(args.check, args.images, flag="check")
+            print(f"beside the net: {compare(args.checkpoint, path, images, options=options)}")
         if args.int8:
             _quantize(path, args)
         if path.suffix == ".onnx":

@@ -34,7 +34,7 @@ SAMPLE = 64
 """Images that ranges are read from."""
 
 
-def sample_images(folder: str | Path, count: int = SAMPLE) -> list[Path]:
+def sample_images(folder: str | Path, count: int = SAMPLE, *, flag: str = "int8") -> list[Path]:
     """Images of a folder and what is in it, evenly taken from their sorted names.
 
     Raises:
@@ -43,7 +43,7 @@ def sample_images(folder: str | Path, count: int = SAMPLE) -> list[Path]:
     found = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in SUFFIXES)
     if not found:
         what = "a folder without images" if Path(folder).is_dir() else "no such folder"
-        raise InputError(f"--int8 {folder}", found=what, needed=f"images to calibrate on ({', '.join(SUFFIXES)})")
+        raise InputError(f"--{flag} {folder}", found=what, needed=f"images ({', '.join(SUFFIXES)})")
     return found[:: max(1, len(found) // count)][:count]
 
 
