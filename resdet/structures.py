@@ -108,7 +108,7 @@ class RegionTarget(NamedTuple):
 
     boxes: Tensor
     """(P, 4) xyxy."""
-    goals: Tensor
+    matched_gt_boxes: Tensor
     """(P, 4) the box of the object that each stands for; of use where positive."""
     label: Tensor
     """() int64 in [0, K): the class of the image, that all regions are asked about."""

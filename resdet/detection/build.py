@@ -187,7 +187,7 @@ def _roi_head(pooling: RoIPooling, embedding: Embedding, settings: DetectorSetti
         num_classes=cast(int, settings.num_classes),  # takes_settings refuses None
         class_agnostic=settings.class_agnostic,
         context=settings.context,
-        count=settings.rois_per_image,
+        batch_size_per_image=settings.rois_per_image,
         background_iou=settings.background_iou,
         beta=settings.box_beta,
     )

@@ -124,7 +124,7 @@ class RoISample(NamedTuple):
     """(N * S,) image of each."""
     labels: Tensor
     """(N * S,) in [0, K]; K is background."""
-    goals: Tensor
+    matched_gt_boxes: Tensor
     """(N * S, 4) box of the object each positive stands for."""
     positive: Tensor
     """(N * S,) bool."""
@@ -141,7 +141,7 @@ class RoIHead(nn.Module):
         num_classes: K, without background.
         class_agnostic: one box per region instead of one per class.
         context: classify each region beside its whole image (:mod:`resdet.detection.context`).
-        count: regions per image in the loss.
+        batch_size_per_image: regions per image in the loss.
         positive_fraction: their largest positive share.
         background_iou: regions with an IoU in [low, high) are background.
         beta: of smooth L1.
@@ -155,7 +155,7 @@ class RoIHead(nn.Module):
         num_classes: int,
         class_agnostic: bool = False,
         context: bool = False,
-        count: int = 512,
+        batch_size_per_image: int = 512,
         positive_fraction: float = 0.25,
         background_iou: tuple[float, float] = (0.0, 0.5),
         beta: float = SMOOTH_L1_BETA,
@@ -169,8 +169,8 @@ class RoIHead(nn.Module):
             nn.init.normal_(layer.weight, std=std)
             nn.init.zeros_(layer.bias)
         self.num_classes, self.class_agnostic, self.has_context = num_classes, class_agnostic, context
-        self.count, self.positive_fraction, self.background_iou = count, positive_fraction, background_iou
-        self.beta = beta
+        self.batch_size_per_image, self.positive_fraction = batch_size_per_image, positive_fraction
+        self.background_iou, self.beta = background_iou, beta
 
     def context(self, features: Sequence[Tensor], limits: Tensor) -> Tensor:
         """(N, E) vectors of whole images; E is 0 in a net without context."""
@@ -191,7 +191,7 @@ class RoIHead(nn.Module):
         matches = match(candidates, targets, positive_iou=0.5, background_iou=self.background_iou)
         legal = torch.cat([proposals.valid, targets.real], dim=1)
         kind = torch.where(legal, matches.kind, NEITHER)
-        drawn = sample(kind, count=self.count, positive_fraction=self.positive_fraction)
+        drawn = sample(kind, count=self.batch_size_per_image, positive_fraction=self.positive_fraction)
         objects = matches.target.gather(1, drawn.rows)
         labels = torch.where(drawn.positive, targets.labels.gather(1, objects), self.num_classes)
         pick = drawn.rows[..., None].expand(-1, -1, 4)
@@ -200,7 +200,7 @@ class RoIHead(nn.Module):
             boxes=candidates.gather(1, pick).flatten(0, 1),
             images=images.flatten(),
             labels=labels.flatten(),
-            goals=targets.boxes.gather(1, objects[..., None].expand_as(pick)).flatten(0, 1),
+            matched_gt_boxes=targets.boxes.gather(1, objects[..., None].expand_as(pick)).flatten(0, 1),
             positive=drawn.positive.flatten(),
             used=drawn.used.flatten(),
         )
@@ -209,10 +209,10 @@ class RoIHead(nn.Module):
         """Classification and box losses of the sampled regions."""
         column = torch.zeros_like(regions.labels) if self.class_agnostic else regions.labels % self.num_classes
         deltas = predictions.deltas[torch.arange(len(column), device=column.device), column]
-        goals = box_ops.encode(regions.boxes, regions.goals, box_ops.HEAD)
+        wanted = box_ops.encode(regions.boxes, regions.matched_gt_boxes, box_ops.HEAD)
         return {
             "loss_class": class_loss(predictions.logits, regions.labels, regions.used),
-            "loss_box": box_loss(deltas, goals, regions.positive, regions.used, beta=self.beta),
+            "loss_box": box_loss(deltas, wanted, regions.positive, regions.used, beta=self.beta),
         }
 
     def _embed(self, features: Sequence[Tensor], boxes: Tensor, images: Tensor) -> Tensor:

@@ -68,7 +68,7 @@ class RPN(nn.Module):
         train_topk: counts while training.
         test_topk: counts at test.
         nms_iou: proposals of one level that overlap a better one by more are dropped.
-        count: anchors per image in the loss.
+        batch_size_per_image: anchors per image in the loss.
         positive_fraction: their largest positive share.
         beta: of smooth L1.
         convs: 3x3 convolutions of the head.
@@ -82,7 +82,7 @@ class RPN(nn.Module):
         train_topk: TopK,
         test_topk: TopK,
         nms_iou: float = 0.7,
-        count: int = 256,
+        batch_size_per_image: int = 256,
         positive_fraction: float = 0.5,
         beta: float = SMOOTH_L1_BETA,
         convs: int = 1,
@@ -91,7 +91,8 @@ class RPN(nn.Module):
         self.head = RPNHead(channels, anchors.per_cell, convs=convs)
         self.anchors = anchors
         self.train_topk, self.test_topk = train_topk, test_topk
-        self.nms_iou, self.count, self.positive_fraction, self.beta = nms_iou, count, positive_fraction, beta
+        self.batch_size_per_image, self.positive_fraction = batch_size_per_image, positive_fraction
+        self.nms_iou, self.beta = nms_iou, beta
 
     def forward(
         self, features: Sequence[Tensor], limits: Tensor, targets: PaddedTargets | None = None
@@ -133,7 +134,9 @@ class RPN(nn.Module):
         return Proposals(boxes, scores, valid)
 
     def _losses(self, logits: Tensor, deltas: Tensor, anchors: Tensor, targets: PaddedTargets) -> dict[str, Tensor]:
-        drawn, wanted = draw_anchors(anchors, targets, count=self.count, positive_fraction=self.positive_fraction)
+        drawn, wanted = draw_anchors(
+            anchors, targets, count=self.batch_size_per_image, positive_fraction=self.positive_fraction
+        )
         return anchor_losses(logits, deltas, drawn, wanted, beta=self.beta)
 
 
@@ -152,8 +155,8 @@ def draw_anchors(
     matches = match(anchors, targets, positive_iou=positive_iou, background_iou=background_iou, best_for_each=True)
     drawn = sample(matches.kind, count=count, positive_fraction=positive_fraction)
     objects = matches.target.gather(1, drawn.rows)
-    goals = targets.boxes.gather(1, objects[..., None].expand(-1, -1, 4))
-    return drawn, box_ops.encode(anchors[drawn.rows], goals)
+    matched_gt_boxes = targets.boxes.gather(1, objects[..., None].expand(-1, -1, 4))
+    return drawn, box_ops.encode(anchors[drawn.rows], matched_gt_boxes)
 
 
 def anchor_losses(logits: Tensor, deltas: Tensor, drawn: Sample, wanted: Tensor, *, beta: float) -> dict[str, Tensor]:

@@ -90,8 +90,9 @@ def build_optimizer(net: nn.Module, given: Optimizer, *, amp: str, lr: float) ->
 
 
 def in_steps(length: float, schedule: Schedule, steps_per_epoch: int) -> int:
-    """A length of the schedule's unit in steps, at least one."""
-    return max(1, round(length * (steps_per_epoch if schedule.unit == "epoch" else 1)))
+    """A length of the schedule's unit in steps, at least one; stretched where the run has few (``least_steps``)."""
+    unit = steps_per_epoch if schedule.unit == "epoch" else 1
+    return max(1, round(length * max(unit, schedule.least_steps / schedule.length)))
 
 
 def build_schedulers(optimizer: OptimWrapper, schedule: Schedule, steps_per_epoch: int) -> list:

@@ -162,6 +162,7 @@ def few_steps(config: ExperimentConfig, images: int, *, enough: tuple[str, float
         schedule=config.schedule.updated(
             length=steps,
             unit="step",
+            least_steps=0,
             policy="step",
             milestones=(),
             warmup_error=None,

@@ -95,6 +95,9 @@ class Schedule(Settings):
     length: Annotated[float, Field(ge=0.001)] = 12
     """In ``unit``."""
     unit: Literal["epoch", "step"] = "epoch"
+    least_steps: CountOrNone = 0
+    """Of a run: a set so small that ``length`` has fewer is gone through more often, and everything that is in
+    ``unit`` is stretched by as much."""
     policy: Literal["step", "cosine", "linear", "poly", "exponential", "onecycle"] = "step"
     """How the rate falls after the warm-up: by ``gamma`` at the milestones, or all along to ``final_factor``; the
     exponential by ``gamma`` over the whole length. ``onecycle`` rises to the rate and falls again (Smith 2018)."""

@@ -198,7 +198,7 @@ def build_runner(
     optimizer, schedule, run, loader = config.optimizer, config.schedule, config.run, config.loader
     batches = train_loader(experiment)
     steps = batches.batch_sampler.steps_per_epoch
-    total = in_steps(schedule.length, schedule, steps)
+    total, short = (in_steps(schedule.length, each, steps) for each in (schedule, schedule.updated(least_steps=0)))
     unit = optimizer.accumulate  # a checkpoint between two updates would lose the gradients so far
     checkpoint_every, validate_every = (
         -(-number // unit) * unit
@@ -222,10 +222,8 @@ def build_runner(
     stop = StopOnSignal(checkpoints, accumulate=unit)
     said = (*config.said, *["--auto-scale-lr"] * auto_scale_lr)
     record = Recorder(config, score=experiment.metric.higher_is_better, overrides=said)
-    hooks: list[Any] = [StepSeed(), FiniteLoss(at_once=run.sync_check), progress, checkpoints, record, stop]
-    sets = [experiment.train_set, *([experiment.test_set] if len(experiment.test_set) > WHOLE else [])]
-    seen = [FilesSeen([each.annotations for each in sets])] if _looks_ahead(experiment) else []
-    hooks += seen
+    seen = _files_seen(experiment)
+    hooks: list[Any] = [StepSeed(), FiniteLoss(at_once=run.sync_check), progress, checkpoints, record, stop, *seen]
     hooks += [_warmup(config, schedule)] if schedule.warmup_error is not None else []
     hooks += [EMAHook(momentum=1 - run.ema)] if run.ema is not None else []
     runner = ResdetRunner(
@@ -249,12 +247,17 @@ def build_runner(
         custom_hooks=[*hooks, *(dict(hook) for hook in config.custom_hooks)],
         launcher=launcher,
     )
+    if short < total:
+        runner.logger.info(f"schedule.least_steps: {total} steps, as schedule.length={schedule.length:g} is {short}")
     return runner, checkpoints, (progress.stop, stop.restore, *(hook.stop for hook in seen))
 
 
-def _looks_ahead(experiment: Experiment) -> bool:
-    """Whether this process looks at the files before they are needed: one is enough."""
-    return isinstance(experiment.train_set, DetectionDataset) and distributed.rank() == 0
+def _files_seen(experiment: Experiment) -> list[FilesSeen]:
+    """The look at the files before they are needed, in one process."""
+    if not isinstance(experiment.train_set, DetectionDataset) or distributed.rank() != 0:
+        return []
+    sets = [experiment.train_set, *([experiment.test_set] if len(experiment.test_set) > WHOLE else [])]
+    return [FilesSeen([each.annotations for each in sets])]
 
 
 def _warmup(config: ExperimentConfig, schedule: Schedule) -> ErrorWarmup:

@@ -77,7 +77,7 @@ def per_class_rpn_localizer(settings: FirstStageSettings) -> PerClassLocalizer:
         trunk.channels[-1],
         cast(int, settings.num_classes),  # takes_settings refuses None
         anchors,
-        count=settings.anchors_per_image,
+        batch_size_per_image=settings.anchors_per_image,
         positive_iou=settings.positive_iou,
         background_iou=settings.background_iou,
     )

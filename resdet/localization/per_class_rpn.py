@@ -29,7 +29,7 @@ class PerClassRPN(nn.Module):
         channels: D of the map.
         num_classes: K.
         anchors: the reference boxes, of one level.
-        count: anchors per image in the loss; the paper's 8.
+        batch_size_per_image: anchors per image in the loss; the paper's 8.
         positive_fraction: their largest positive share; the paper's 1:1.
         positive_iou: an anchor of at least this IoU is positive, as is the best one of each object.
         background_iou: an anchor with an IoU in [low, high) is background.
@@ -42,7 +42,7 @@ class PerClassRPN(nn.Module):
         num_classes: int,
         anchors: Anchors,
         *,
-        count: int = 8,
+        batch_size_per_image: int = 8,
         positive_fraction: float = 0.5,
         positive_iou: float = 0.7,
         background_iou: tuple[float, float] = (0.0, 0.3),
@@ -55,7 +55,7 @@ class PerClassRPN(nn.Module):
             nn.init.normal_(layer.weight, std=0.01)  # as the RPN's (Ren 2015, section 3.1.3)
             nn.init.zeros_(cast(Tensor, layer.bias))
         self.anchors, self.num_classes = anchors, num_classes
-        self.count, self.positive_fraction = count, positive_fraction
+        self.batch_size_per_image, self.positive_fraction = batch_size_per_image, positive_fraction
         self.positive_iou, self.background_iou, self.beta = positive_iou, background_iou, beta
 
     def forward(self, feature: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
@@ -96,7 +96,7 @@ class PerClassRPN(nn.Module):
             targets._replace(real=targets.real & (targets.labels == classes)),
             positive_iou=self.positive_iou,
             background_iou=self.background_iou,
-            count=self.count,
+            count=self.batch_size_per_image,
             positive_fraction=self.positive_fraction,
         )
         drawn = drawn._replace(used=drawn.used & (first < count))

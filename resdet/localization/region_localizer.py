@@ -66,14 +66,14 @@ class RegionLocalizer(nn.Module):
             targets: regions of each, frame: sample; see :func:`resdet.datasets.region_sampling.draw_regions`.
         """
         device = self.preprocess.mean.device
-        boxes, goals, positive = (
+        boxes, matched_gt_boxes, positive = (
             torch.cat([getattr(t, name) for t in targets]).to(device, non_blocking=True)
-            for name in ("boxes", "goals", "positive")
+            for name in ("boxes", "matched_gt_boxes", "positive")
         )
         classes = torch.cat([t.label.expand(len(t.boxes)) for t in targets]).to(device, non_blocking=True)
         regions = torch.cat([self.warp(image, t.boxes) for image, t in zip(images, targets, strict=True)])
         logits, deltas = self(regions, classes)
-        wanted, used = box_ops.encode(boxes, goals, box_ops.HEAD), torch.ones_like(positive)
+        wanted, used = box_ops.encode(boxes, matched_gt_boxes, box_ops.HEAD), torch.ones_like(positive)
         return {
             "loss_region_score": objectness_loss(logits, positive, used),
             "loss_region_box": box_loss(deltas, wanted, positive, used, beta=self.beta),

@@ -40,7 +40,7 @@ def test_both_settings_are_the_same(pair):
         (rpn._pre_nms_top_n["testing"], rpn._post_nms_top_n["testing"]),
     )
     assert ours.rpn.test_topk.post_nms == 1000
-    assert ours.roi_head.count == theirs.roi_heads.fg_bg_sampler.batch_size_per_image == 512
+    assert ours.roi_head.batch_size_per_image == theirs.roi_heads.fg_bg_sampler.batch_size_per_image == 512
     assert theirs.transform.min_size == (64,) and theirs.transform.max_size == 96
     assert theirs.rpn.anchor_generator.num_anchors_per_location()[0] == (15 if name == "r50_c4" else 3)
 
@@ -49,9 +49,9 @@ def test_losses_agree_when_nothing_is_drawn(pair):
     _, theirs, ours = pair
     for sampler in (theirs.rpn.fg_bg_sampler, theirs.roi_heads.fg_bg_sampler):
         sampler.batch_size_per_image, sampler.positive_fraction = 10**6, 0.5
-    kept = [(stage, stage.count, stage.positive_fraction) for stage in (ours.rpn, ours.roi_head)]
+    kept = [(stage, stage.batch_size_per_image, stage.positive_fraction) for stage in (ours.rpn, ours.roi_head)]
     for stage, _, _ in kept:
-        stage.count, stage.positive_fraction = 10**6, 0.5
+        stage.batch_size_per_image, stage.positive_fraction = 10**6, 0.5
     images, targets = images_and_targets(1, (64, 64))  # padded to 64x64, where torchvision infers the right strides
     with torch.no_grad():
         expected = FRAME.losses(theirs.train(), images, targets)
@@ -64,7 +64,7 @@ def test_losses_agree_when_nothing_is_drawn(pair):
     ):
         assert_close(found[key], expected[other], rtol=1e-3, atol=1e-5)
     for stage, count, fraction in kept:
-        stage.count, stage.positive_fraction = count, fraction
+        stage.batch_size_per_image, stage.positive_fraction = count, fraction
 
 
 def test_both_find_the_same(pair):  # the last of the pair's tests: ours is folded

@@ -28,14 +28,14 @@ def test_by_hand():
     found = draw([HALF, LESS, FAR], target((3, OBJECT, False)), 4, positive_fraction=0.5)
     assert found.label == 3 and found.positive.tolist() == [True, True, False, False]
     assert sorted(found.boxes[:2].tolist()) == [HALF, OBJECT] and sorted(found.boxes[2:].tolist()) == [LESS, FAR]
-    assert_close(found.goals, torch.tensor([OBJECT] * 4))
+    assert_close(found.matched_gt_boxes, torch.tensor([OBJECT] * 4))
 
 
 def test_goals_are_the_nearest_object_of_the_class():
     near_far = [50.0, 50, 60, 58]
     of = target((1, FAR, True), (3, OBJECT, False), (1, HALF, False), (3, FAR, False))
     found = draw([HALF, near_far], of, 8)
-    goals = dict(zip(map(tuple, found.boxes.tolist()), found.goals.tolist(), strict=True))
+    goals = dict(zip(map(tuple, found.boxes.tolist()), found.matched_gt_boxes.tolist(), strict=True))
     assert goals == {tuple(HALF): OBJECT, tuple(near_far): FAR, tuple(OBJECT): OBJECT, tuple(FAR): FAR}
 
 

@@ -42,14 +42,14 @@ def test_regions_are_proposals_and_the_object(data):
     rows = sorted((*box.tolist(), right) for box, right in zip(regions.boxes, regions.positive.tolist(), strict=True))
     assert rows == [(0, 0, 20, 20, True), (2, 2, 22, 22, True), (30, 0, 50, 20, False)]
     assert regions.label == 1
-    assert (regions.goals == torch.tensor([0.0, 0, 20, 20])).all()
+    assert (regions.matched_gt_boxes == torch.tensor([0.0, 0, 20, 20])).all()
 
 
 def test_mirrored_with_the_image(data):
     plain, regions = RegionDataset(data, PROPOSALS, count=8, flip=0, colour_std=0)[0]
     image, mirrored = RegionDataset(data, PROPOSALS, count=8, flip=1, colour_std=0)[0]
     assert torch.equal(image, plain.flip(2))
-    for before, after in ((regions.boxes, mirrored.boxes), (regions.goals, mirrored.goals)):
+    for before, after in ((regions.boxes, mirrored.boxes), (regions.matched_gt_boxes, mirrored.matched_gt_boxes)):
         back = after.clone()
         back[:, [0, 2]] = 60 - after[:, [2, 0]]
         assert {tuple(box) for box in back.tolist()} == {tuple(box) for box in before.tolist()}

@@ -59,7 +59,7 @@ def test_c4_settings_arrive():
     assert (rpn.train_topk, rpn.test_topk) == (TopK(12000, 2000), TopK(6000, 300))
     assert rpn.anchors.strides == (16,) and rpn.anchors.per_cell == 12
     assert (head.pooling.method, head.pooling.strides, head.pooling.side) == ("align", (16,), 14)
-    assert (head.count, head.background_iou, head.beta) == (128, (0.1, 0.5), 1.0)
+    assert (head.batch_size_per_image, head.background_iou, head.beta) == (128, (0.1, 0.5), 1.0)
     assert net.suppression == Suppression(0.05, 0.3, 100)
     assert faster_rcnn_c4(backbone="resnet18", num_classes=20).roi_head.pooling.method == "pool"
 
@@ -72,7 +72,7 @@ def test_fpn_settings_arrive():
     assert rpn.anchors.strides == (4, 8, 16, 32, 64) and rpn.anchors.per_cell == 3
     assert (head.pooling.method, head.pooling.strides, head.pooling.side) == ("align", (4, 8, 16, 32), 7)
     assert head.pooling.half_pixel and head.num_classes == net.num_classes == 7
-    assert rpn.beta == head.beta == 0.5 and head.count == 512
+    assert rpn.beta == head.beta == 0.5 and head.batch_size_per_image == 512
     assert net.suppression == Suppression(0.05, 0.4, 100)
     assert head.class_logits.out_features == 8 and head.embedding.fc6.in_features == 8 * 7 * 7
 

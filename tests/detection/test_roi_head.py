@@ -114,7 +114,7 @@ def test_sample_by_hand():
         ],
         [[True, True, True, True, False], [True, True, True, True, False]],
     )
-    drawn = head(count=100, positive_fraction=0.5).sample(regions, truth)
+    drawn = head(batch_size_per_image=100, positive_fraction=0.5).sample(regions, truth)
     # 5 proposals and 2 places of ground truth for each image
     assert all(len(part) == 14 for part in drawn)
     assert drawn.images.tolist() == [0] * 7 + [1] * 7
@@ -136,7 +136,7 @@ def test_sample_by_hand():
         (1, K, (50, 0, 60, 10)),
     ]
     assert drawn.positive.tolist() == [True, True] + [False] * 12
-    assert_close(drawn.goals[:2], torch.tensor([[0.0, 0, 10, 10]] * 2))
+    assert_close(drawn.matched_gt_boxes[:2], torch.tensor([[0.0, 0, 10, 10]] * 2))
 
 
 def test_sample_counts():
@@ -144,13 +144,13 @@ def test_sample_counts():
     corner = torch.rand(2, 200, 2, generator=generator) * 40
     boxes = torch.cat([corner, corner + 12], dim=2)
     truth = pad_targets([target(boxes[0, :30].tolist(), [1] * 30), target([[0, 0, 1, 1]], [0])])
-    drawn = head(count=32, positive_fraction=0.25).sample(
+    drawn = head(batch_size_per_image=32, positive_fraction=0.25).sample(
         Proposals(boxes, torch.zeros(2, 200), torch.ones(2, 200, dtype=torch.bool)), truth
     )
     assert drawn.used.view(2, 32).sum(1).tolist() == [32, 32]
     assert drawn.positive.view(2, 32).sum(1).tolist() == [8, 1]
     assert ((drawn.labels < K) == drawn.positive).all()
-    overlap = box_ops.iou(drawn.boxes, drawn.goals).diagonal()
+    overlap = box_ops.iou(drawn.boxes, drawn.matched_gt_boxes).diagonal()
     assert (overlap[drawn.positive] >= 0.5).all()
 
 
@@ -161,7 +161,7 @@ def test_losses_by_hand(class_agnostic, columns):
         boxes=region,
         images=torch.zeros(4, dtype=torch.long),
         labels=torch.tensor([1, K, K, 0]),
-        goals=torch.tensor([[1.0, 0, 11, 10], [5, 5, 9, 9], [0, 0, 0, 0], [0, 0, 90, 90]]),
+        matched_gt_boxes=torch.tensor([[1.0, 0, 11, 10], [5, 5, 9, 9], [0, 0, 0, 0], [0, 0, 90, 90]]),
         positive=torch.tensor([True, False, False, False]),
         used=torch.tensor([True, True, True, False]),
     )

@@ -174,7 +174,7 @@ def test_best_anchor_of_an_object_by_hand():
 
 def test_only_sampled_anchors_learn():
     torch.manual_seed(0)
-    rpn = square_rpn(16, count=6)
+    rpn = square_rpn(16, batch_size_per_image=6)
     rpn.head = Said([torch.zeros(2, 64)], [torch.full((2, 64, 4), 0.3)])
     truth = pad_targets([target([8, 8, 24, 24]), target()])
     _, losses = rpn(maps(2, (8, 8)), limits((128, 128), (128, 128)), truth)

@@ -95,7 +95,7 @@ def test_full_size():
     assert rpn.anchors.strides == (16,) and rpn.anchors.per_cell == 9 and rpn.head.conv.in_channels == 512
     assert coco.rpn.anchors.per_cell == 12
     assert (head.pooling.method, head.pooling.strides, head.pooling.side) == ("pool", (16,), 7)
-    assert (head.count, head.background_iou, head.beta) == (128, (0.1, 0.5), 1.0)
+    assert (head.batch_size_per_image, head.background_iou, head.beta) == (128, (0.1, 0.5), 1.0)
     assert (head.embedding.fc6.in_features, head.embedding.width) == (512 * 49, 4096)
     assert head.embedding.dropout.p == 0.5 and head.class_logits.in_features == 4096
     assert net.suppression == Suppression(0.05, 0.3, 100)

@@ -106,6 +106,15 @@ def test_lengths_in_steps():
     assert in_steps(0.001, Schedule(unit="epoch"), 10) == 1
 
 
+def test_small_sets_are_gone_through_more_often():
+    schedule = Schedule(length=20, least_steps=600, milestones=(15,), validate_every=2)
+    assert [in_steps(each, schedule, 6) for each in (20, 15, 2)] == [600, 450, 60]  # 120, 90 and 12 by length
+    assert [in_steps(each, schedule, 40) for each in (20, 15, 2)] == [800, 600, 80]
+    assert in_steps(50, Schedule(length=50, unit="step", least_steps=80), 10) == 80
+    seen = rates(schedule, 600, steps_per_epoch=6)
+    assert seen[:450] == [1.0] * 450 and seen[450:] == pytest.approx([0.1] * 150)
+
+
 def test_warmup_ends_and_milestones_divide():
     # Warm-up of 3 steps from a tenth: 0.1, 0.55, 1; then 1 until step 5, 0.1 until 7, 0.01.
     schedule = Schedule(unit="step", length=9, milestones=(5, 7), warmup_steps=3, warmup_factor=0.1)

@@ -16,7 +16,7 @@ def test_shapes_of_the_paper():
     # 3 sizes x 3 ratios on 512 channels
     assert net.rpn.objectness.weight.shape == (30 * 9, 512, 1, 1)
     assert net.rpn.deltas.weight.shape == (30 * 36, 512, 1, 1)
-    assert (net.crop, net.num_classes, net.rpn.count, net.rpn.anchors.strides) == (224, 30, 8, (32,))
+    assert (net.crop, net.num_classes, net.rpn.batch_size_per_image, net.rpn.anchors.strides) == (224, 30, 8, (32,))
     second = region_localizer(backbone="resnet18", num_classes=30)
     assert second.scores.weight.shape == (30, 512) and second.deltas.weight.shape == (120, 512)
     assert (second.side, second.num_classes) == (224, 30)
@@ -52,7 +52,12 @@ def test_settings_reach_the_net():
         backbone="resnet18-half", num_classes=2, crop=64, anchor_sizes=(20, 40), anchor_ratios=(1.0,),
         anchors_per_image=6, positive_iou=0.6, background_iou=(0.1, 0.4),
     )  # fmt: skip
-    assert (net.crop, net.rpn.count, net.rpn.positive_iou, net.rpn.background_iou) == (64, 6, 0.6, (0.1, 0.4))
+    assert (net.crop, net.rpn.batch_size_per_image, net.rpn.positive_iou, net.rpn.background_iou) == (
+        64,
+        6,
+        0.6,
+        (0.1, 0.4),
+    )
     assert_close(net.rpn.anchors.cells[0], torch.tensor([[-10.0, -10, 10, 10], [-20, -20, 20, 20]]))
 
 

@@ -89,7 +89,9 @@ def test_loss_by_hand():
 
 
 def test_loss_is_that_of_a_loop():
-    rpn = small_rpn(count=1000, positive_fraction=1.0, positive_iou=0.35, background_iou=(0.0, 0.32), beta=0.1)
+    rpn = small_rpn(
+        batch_size_per_image=1000, positive_fraction=1.0, positive_iou=0.35, background_iou=(0.0, 0.32), beta=0.1
+    )
     feature = torch.randn(3, 3, 6, 6)
     objects = [(4, (8.0, 10, 40, 38)), (0, (30.0, 30, 60, 90)), (2, (0.0, 0, 20, 18))]
     losses = rpn.loss(feature, pad_targets([target(k, list(box)) for k, box in objects]))
@@ -142,7 +144,7 @@ def test_eight_anchors_an_image():
 
 
 def test_class_of_an_image_is_that_of_its_first_object_that_counts():
-    rpn = square_rpn(3, count=64, positive_fraction=1.0)
+    rpn = square_rpn(3, batch_size_per_image=64, positive_fraction=1.0)
     two = Target(
         torch.tensor([[-8.0, -8, 8, 8], [8, -8, 24, 8], [24, -8, 40, 8]]),
         torch.tensor([0, 2, 1]),

@@ -107,7 +107,7 @@ def test_loss_of_several_images_is_that_of_all_their_regions():
     losses = net.loss(images, targets)
     score = box = 0
     for image, target in zip(images, targets, strict=True):
-        for region, goal, positive in zip(target.boxes, target.goals, target.positive, strict=True):
+        for region, goal, positive in zip(target.boxes, target.matched_gt_boxes, target.positive, strict=True):
             vector = net.net(net.warp(image, region[None]))
             logit, delta = net.scores(vector)[0, target.label], net.deltas(vector).view(5, 4)[target.label]
             score = score - F.logsigmoid(logit if positive else -logit)

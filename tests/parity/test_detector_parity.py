@@ -149,7 +149,7 @@ def test_losses_and_gradients(nets, empty):
     for sampler in (theirs.rpn.fg_bg_sampler, theirs.roi_heads.fg_bg_sampler):
         sampler.batch_size_per_image, sampler.positive_fraction = 10**6, 0.5
     for stage in (ours.rpn, ours.roi_head):
-        stage.count, stage.positive_fraction = 10**6, 0.5
+        stage.batch_size_per_image, stage.positive_fraction = 10**6, 0.5
     boxes = [
         torch.tensor([[10.0, 20, 90, 100], [60, 5, 170, 60], [100, 90, 130, 125]]),
         torch.tensor([[5.0, 10, 60, 100]]) if not empty else torch.zeros(0, 4),
