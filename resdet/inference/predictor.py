@@ -8,7 +8,6 @@ frame of the file.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import cast
 
 import torch
@@ -23,7 +22,7 @@ from resdet.inference.fusion import fuse
 from resdet.inference.look import Look, looks
 from resdet.inference.refinement import refine
 from resdet.inference.settings import TestSettings
-from resdet.inference.tiles import from_tile, join_tiles, tile_boxes, to_frame
+from resdet.inference.tiles import look_at_tiles, to_frame
 from resdet.inference.view import Views
 from resdet.inference.voting import vote
 from resdet.structures import Detections, ImageBatch, ScoredBoxes
@@ -82,7 +81,9 @@ class Predictor(nn.Module):
         return one_size_at_a_time(images, lambda alike: self._predict(Views(alike, wait=self.clock.wait)))
 
     def _predict(self, views: Views) -> list[Detections]:
-        of_tiles = self.look_at_tiles(views)  # first, while nothing of the whole images is kept
+        asked, least = self.settings, min(FAINT, self.suppression.score_threshold)
+        # First, while nothing of the whole images is kept.
+        of_tiles = look_at_tiles(views, self.look, side=asked.tiles, overlap=asked.tile_overlap, least=least)
         scored, common = self.look(views)
         for look in of_tiles:
             scored.append([to_frame(of_image, common.sample_hw[0], common.input_hw[0]) for of_image in look])
@@ -102,24 +103,6 @@ class Predictor(nn.Module):
         for view in {view for look in seen for of_net in (look.own, *look.pyramids) for view in of_net}:
             self.clock.seconds += view.clock.seconds
         return scored, common
-
-    def look_at_tiles(self, views: Views) -> list[list[ScoredBoxes]]:
-        """What each look gives of each image through its tiles, in pixels of the image; no look without tiles.
-
-        One tile of each image runs at a time, and of its regions only those that some class has above :data:`FAINT`
-        stay.
-        """
-        side, overlap = self.settings.tiles, self.settings.tile_overlap
-        if side is None:
-            return []
-        ((height, width),) = {image.shape[1:] for image in views.images}
-        least = min(FAINT, self.suppression.score_threshold)
-        tiles = []
-        for box in tile_boxes((height, width), side, overlap):
-            scored, frame = self.look(views.crop(box))
-            read = partial(from_tile, box=box, seen_hw=frame.input_hw[0], image_hw=(height, width), least=least)
-            tiles.append([list(map(read, look)) for look in scored])
-        return join_tiles(tiles)
 
     def score(self, look: Look) -> list[ScoredBoxes]:
         """What the nets say of their proposals, and of the boxes of all rounds of refinement."""

@@ -9,18 +9,48 @@ half. An object smaller than the overlap is whole in another tile; one that is l
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from resdet.structures import ScoredBoxes
+from resdet.inference.view import Views
+from resdet.structures import ImageBatch, ScoredBoxes
 
 Box = tuple[int, int, int, int]
 """Left, top, right, bottom of a tile in pixels of the image."""
 NEAR = 0.01
 """A box that ends within this share of a tile's side of its edge ends at it: nets place the side of an object that is
 cut off within some pixels of the cut."""
+
+
+def look_at_tiles(
+    views: Views,
+    look: Callable[[Views], tuple[list[list[ScoredBoxes]], ImageBatch]],
+    *,
+    side: int | None,
+    overlap: float,
+    least: float,
+) -> list[list[ScoredBoxes]]:
+    """What each look gives of each image through its tiles, in pixels of the image; one tile of each runs at a time.
+
+    Args:
+        views: of images of one size.
+        look: what each look gives, and the frame that it is in.
+        side: of a tile; None: no tiles, and no look.
+        overlap: share of the side.
+        least: of the regions of a tile only those stay that some class has above it.
+    """
+    if side is None:
+        return []
+    ((height, width),) = {image.shape[1:] for image in views.images}
+    tiles = []
+    for box in tile_boxes((height, width), side, overlap):
+        scored, frame = look(views.crop(box))
+        read = partial(from_tile, box=box, seen_hw=frame.input_hw[0], image_hw=(height, width), least=least)
+        tiles.append([list(map(read, of_look)) for of_look in scored])
+    return join_tiles(tiles)
 
 
 def tile_boxes(hw: tuple[int, int], side: int, overlap: float) -> list[Box]:
