@@ -65,6 +65,7 @@ def run(row: Row) -> str:
         **row.variables,
         "OMP_NUM_THREADS": str(row.threads),
         "RESDET_TEST_THREADS": str(row.threads),
+        "OMP_WAIT_POLICY": "passive",  # two workers share the CPUs
     }
     command = [str(python_of(row)), "-m", "pytest", "-o", "addopts=", "-q", "-n", "2", "-m", "not slow"]
     lines = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True).stdout.splitlines()
