@@ -20,7 +20,7 @@ def check_data(arguments: Sequence[str] | None = None) -> None:
     )
     _add_data(parser)
     parser.add_argument("--json", metavar="FILE", help="write the findings as JSON")
-    parser.add_argument("--fix", metavar="OUT", help="write a repaired train.json and val.json (COCO) into this folder")
+    parser.add_argument("--fix", metavar="OUT", help="write a repaired set (COCO form, images linked) into this folder")
     args = parser.parse_args(arguments)
     _check(parser, args)
 

@@ -234,7 +234,7 @@ def repair(splits: Mapping[str, Annotations], out: Path, say: Callable[[str], No
 
     Args:
         splits: what could be read.
-        out: a folder, for ``train.json`` and ``val.json``.
+        out: a folder, for ``train.json``, ``val.json`` and links to the images.
         say: takes a line for each repair.
     """
     elsewhere: set[str] = set()
@@ -258,6 +258,27 @@ def repair(splits: Mapping[str, Annotations], out: Path, say: Callable[[str], No
         content["annotations"] = list(boxes.values())
         write_json(out / f"{split}.json", content)
         say(f"-> {out / f'{split}.json'}, images below {data.image_root}")
+    _link_images(out, {split: Path(data.image_root) for split, data in splits.items()}, say)
+
+
+def _link_images(out: Path, roots: Mapping[str, Path], say: Callable[[str], None]) -> None:
+    """``images`` in the folder leads to where they are, so that ``--data`` takes it; real folders stay as they are."""
+    links = (
+        {Path(): next(iter(roots.values()))}
+        if len(set(roots.values())) == 1
+        else {Path(k): v for k, v in roots.items()}
+    )
+    for name, root in links.items():
+        link = out / "images" / name
+        try:
+            link.parent.mkdir(parents=True, exist_ok=True)
+            if link.is_symlink():
+                link.unlink()
+            if not link.exists():
+                link.symlink_to(root.resolve(), target_is_directory=True)
+        except OSError as error:
+            say(f"{link}: cannot be linked ({error.strerror}); copy {root} there")
+    say(f"next: --data {out}")
 
 
 def _size_fits(data: Annotations, row: int, picture: Picture) -> bool:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from resdet import cli
+from resdet.datasets.by_folder import read_folder
 from resdet.datasets.coco import read_coco
 from resdet.engine.config import load_config
 from resdet.inspection.browse import chosen_rows, write_sheets
-from resdet.inspection.check import check, table
+from resdet.inspection.check import check, repair, table
 
 
 def noise(seed: int, hw=(60, 80)) -> Image.Image:
@@ -27,6 +29,13 @@ def write(root, split, files, annotations, categories) -> None:
     ]
     content = {"images": images, "annotations": rows, "categories": [{"id": k, "name": n} for k, n in categories]}
     (root / f"{split}.json").write_text(json.dumps(content))
+
+
+def found_by_folder(root):
+    """Names of the images of both splits, all of which are there."""
+    splits = [read_folder(root, split) for split in ("train", "val")]
+    assert all(Path(data.path(row)).is_file() for data in splits for row in range(len(data)))
+    return [list(data.files) for data in splits]
 
 
 @pytest.fixture
@@ -100,6 +109,23 @@ def test_the_tool_and_its_repairs(faulty, tmp_path, capsys):
     ]
     assert "train: 1 images that another split has too left out" in told
     assert "train: 1 images of another size than annotated left out" in told
+    assert found_by_folder(tmp_path / "fixed") == [["a.png", "c.png", "turned.jpg"], ["d.png", "b again.png"]]
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_repaired_set_is_found_with_its_images(tmp_path, apart):
+    roots = {"train": tmp_path / "a", "val": tmp_path / ("b" if apart else "a")}
+    splits = {}
+    for seed, (split, root) in enumerate(roots.items()):
+        root.mkdir(exist_ok=True)
+        noise(seed).save(root / f"{split}.png")
+        write(root, split, [f"{split}.png"], [(1, 1, [10, 10, 30, 30])], [(1, "cat")])
+        splits[split] = read_coco(root / f"{split}.json", root)
+    for _ in range(2):  # again over its own links
+        lines = []
+        repair(splits, tmp_path / "fixed", lines.append)
+        assert lines[-1] == f"next: --data {tmp_path / 'fixed'}"
+        assert found_by_folder(tmp_path / "fixed") == [["train.png"], ["val.png"]]
 
 
 def test_a_sound_set(tmp_path, capsys):
