@@ -66,7 +66,7 @@ class Detector:
         self.classes: tuple[str, ...] = tuple(meta["classes"])
         self.category_ids: tuple[int, ...] = tuple(meta.get("category_ids") or range(1, len(self.classes) + 1))
         self.device = usable_device(device)
-        self.net = predictor.to(self.device, memory_format=torch.channels_last).eval()
+        self.net = predictor.to(self.device, memory_format=torch.channels_last)
 
     @classmethod
     def from_hub(

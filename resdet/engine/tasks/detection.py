@@ -170,7 +170,7 @@ def load_detector(path: str | Path, classes: Sequence[str], said: Mapping[str, A
 def open_detector(
     path: str | Path, options: Sequence[str] = (), test: Mapping[str, Any] | None = None
 ) -> tuple[Predictor, dict[str, Any]]:
-    """A detector from its checkpoint alone, and what the checkpoint tells.
+    """A detector from its checkpoint alone, in eval mode, and what the checkpoint tells.
 
     Args:
         path: a checkpoint of a run, or what ``tools/publish.py`` made of one.
@@ -209,4 +209,4 @@ def build_predictor(
     nets = [fold_batchnorm(each) for each in nets]
     if settings.winograd:
         nets = [use_winograd(each) for each in nets]
-    return Predictor([compile_parts(each, settings.compile) for each in nets], settings)
+    return Predictor([compile_parts(each, settings.compile) for each in nets], settings).eval()
