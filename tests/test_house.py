@@ -30,7 +30,7 @@ CORE = (
 WINGS = ("convert", "analysis", "inspection", "deploy", "benchmarks", "studies", "cli")
 ORDER = {name: place for place, name in enumerate((*FOUNDATION, *CORE, *WINGS))}
 """A room imports from itself and from the rooms before it."""
-TOTAL_LINES = 33_502
+TOTAL_LINES = 33_500
 """Of everything, docstrings included; it only goes down."""
 FILE_LINES, FUNCTION_LINES, PARAMETERS = 300, 60, 7
 LONG_FILES, LONG_FUNCTIONS, WIDE_FUNCTIONS = 0, 0, 11

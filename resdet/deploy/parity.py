@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,7 +45,7 @@ class Difference(NamedTuple):
 
 def compare(
     checkpoint: str | Path, exported: str | Path, images: Sequence[Path], *, options: Sequence[str] = ()
-) -> str:
+) -> Difference:
     """The :class:`Difference` of a checkpoint and what :func:`resdet.deploy.export.export_detector` made of it.
 
     Args:
@@ -60,10 +60,10 @@ def compare(
     predictor, _ = open_detector(checkpoint, options, {"winograd": False, "compile": "off"})
     detector = onnx_answer(exported) if Path(exported).suffix == ".onnx" else program_answer(exported, predictor)
     pictures = (torch.from_numpy(read_image(path)).permute(2, 0, 1).contiguous() for path in images)
-    return str(difference(lambda picture: predictor.predict([picture])[0], detector, pictures))
+    return difference(lambda picture: predictor.predict([picture])[0], detector, pictures)
 
 
-def difference(first: Answer, second: Answer, pictures: Sequence[Tensor]) -> Difference:
+def difference(first: Answer, second: Answer, pictures: Iterable[Tensor]) -> Difference:
     """Compare two detectors over pictures."""
     images = detections = alone = 0
     boxes = scores = 0.0

@@ -263,21 +263,19 @@ def repair(splits: Mapping[str, Annotations], out: Path, say: Callable[[str], No
 
 def _link_images(out: Path, roots: Mapping[str, Path], say: Callable[[str], None]) -> None:
     """``images`` in the folder leads to where they are, so that ``--data`` takes it; real folders stay as they are."""
-    links = (
-        {Path(): next(iter(roots.values()))}
-        if len(set(roots.values())) == 1
-        else {Path(k): v for k, v in roots.items()}
-    )
-    for name, root in links.items():
-        link = out / "images" / name
-        try:
+    apart = len(set(roots.values())) > 1
+    links = {out / "images" / split if apart else out / "images": root for split, root in roots.items()}
+    try:
+        if (out / "images").is_symlink():  # of an earlier call; what is behind it is never written to
+            (out / "images").unlink()
+        for link, root in links.items():
             link.parent.mkdir(parents=True, exist_ok=True)
             if link.is_symlink():
                 link.unlink()
-            if not link.exists():
+            if not link.exists() and root.resolve() != out.resolve():
                 link.symlink_to(root.resolve(), target_is_directory=True)
-        except OSError as error:
-            say(f"{link}: cannot be linked ({error.strerror}); copy {root} there")
+    except OSError as error:
+        say(f"{out / 'images'}: cannot be linked ({error.strerror}); copy the images there")
     say(f"next: --data {out}")
 
 

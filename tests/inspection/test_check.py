@@ -121,11 +121,16 @@ def test_a_repaired_set_is_found_with_its_images(tmp_path, apart):
         noise(seed).save(root / f"{split}.png")
         write(root, split, [f"{split}.png"], [(1, 1, [10, 10, 30, 30])], [(1, "cat")])
         splits[split] = read_coco(root / f"{split}.json", root)
+    (tmp_path / "fixed").mkdir()
+    (tmp_path / "fixed" / "images").symlink_to(roots["train"])  # of an earlier call
     for _ in range(2):  # again over its own links
         lines = []
         repair(splits, tmp_path / "fixed", lines.append)
         assert lines[-1] == f"next: --data {tmp_path / 'fixed'}"
         assert found_by_folder(tmp_path / "fixed") == [["train.png"], ["val.png"]]
+        assert not [path for root in roots.values() for path in root.iterdir() if path.is_symlink()]
+    repair(splits, roots["train"], lines.append)  # into the folder of the images itself
+    assert apart or not (roots["train"] / "images").exists()
 
 
 def test_a_sound_set(tmp_path, capsys):
